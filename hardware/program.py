@@ -1,0 +1,295 @@
+"""The integer Program: exactly what a Loihi 2 core is asked to compute, and nothing else.
+
+A Program is a list of layers in topological order. A layer is a population of identical neurons
+fed by one or more synapses, each naming the layer (or the input) it reads. Every number is an
+integer in the units of Lava's fixed-point LIF (`lava.proc.lif`, bit-accurate model):
+
+    u[t] = dec(u[t-1], u_decay) + (a[t] << 6)           wrapped to 24 bits
+    v[t] = dec(v[t-1], v_decay) + u[t] + (bias << 6)    saturated to +-(2^23 - 1)
+    s[t] = v[t] > (threshold << 6);  v[t] = 0 where s[t]
+    dec(x, d) = sign(x) * ((|x| * (4096 - d)) >> 12)
+
+The layers of a Program are aligned: step t of a layer answers step t of its source. The chip's one
+step of delay a layer is a matter of when to read (see `hardware.lava`), not of what is computed.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from sca_deploy.errors import ScaDeployError
+from sca_deploy.files import atomic_path
+
+IntArray = npt.NDArray[np.int32]
+Shape = tuple[int, ...]
+
+INPUT = "input"
+ALIGNMENT_BITS = 6
+DECAY_ONE = 4096
+STATE_LIMIT = 1 << 23
+WEIGHT_MIN, WEIGHT_MAX = -256, 254
+THRESHOLD_MAX = (1 << 17) - 1
+BIAS_MIN, BIAS_MAX = -(1 << 12), (1 << 12) - 1
+ACTIVATION_LIMIT = STATE_LIMIT >> ALIGNMENT_BITS
+"""The summed synaptic input must stay below this magnitude, or `u` wraps."""
+MESSAGE_BITS_MAX = 16
+FORMAT = "sca-deploy program 1"
+
+
+@dataclass(frozen=True, eq=False)
+class Conv:
+    """A 2-D convolution of the source's spikes.
+
+    weight is (out_channels, in_channels / groups, kernel_h, kernel_w), unflipped as in PyTorch;
+    stride, padding and dilation are (height, width).
+    """
+
+    source: str
+    weight: IntArray
+    stride: tuple[int, int] = (1, 1)
+    padding: tuple[int, int] = (0, 0)
+    dilation: tuple[int, int] = (1, 1)
+    groups: int = 1
+
+    def output_shape(self, source: Shape) -> Shape:
+        """(channels, height, width) from the source's (channels, height, width)."""
+        if len(source) != 3 or source[0] != self.weight.shape[1] * self.groups:
+            raise ScaDeployError(
+                f"convolution of {self.weight.shape[1] * self.groups} channels reads '{self.source}' of shape {source}"
+            )
+        size = [
+            (source[1 + axis] + 2 * self.padding[axis] - self.dilation[axis] * (self.weight.shape[2 + axis] - 1) - 1)
+            // self.stride[axis]
+            + 1
+            for axis in (0, 1)
+        ]
+        return (self.weight.shape[0], size[0], size[1])
+
+
+@dataclass(frozen=True, eq=False)
+class Dense:
+    """A fully connected synapse. weight is (out, in); the source is flattened in (C, H, W) order."""
+
+    source: str
+    weight: IntArray
+
+    def output_shape(self, source: Shape) -> Shape:
+        """(out,) from any source shape that holds `in` neurons."""
+        if int(np.prod(source)) != self.weight.shape[1]:
+            raise ScaDeployError(f"dense synapse of {self.weight.shape[1]} inputs reads '{self.source}' of {source}")
+        return (self.weight.shape[0],)
+
+
+Synapse = Conv | Dense
+
+
+@dataclass(frozen=True, eq=False)
+class Layer:
+    """A population of LIF neurons and the synapses that feed it.
+
+    Args:
+        name: unique; letters, digits and `_`.
+        shape: (channels, height, width) or (features,).
+        synapses: their outputs are summed.
+        v_decay, u_decay: 0 (no decay) to 4096 (no memory).
+        threshold: mantissa, 17 bits unsigned.
+        bias: mantissa, 13 bits signed; (channels,) or the full shape.
+        scale: integer units per unit of the float model; advisory, no arithmetic uses it.
+    """
+
+    name: str
+    shape: Shape
+    synapses: tuple[Synapse, ...]
+    v_decay: int
+    threshold: int
+    bias: IntArray
+    u_decay: int = DECAY_ONE
+    scale: float = 1.0
+
+    @property
+    def neurons(self) -> int:
+        """How many neurons the layer has."""
+        return int(np.prod(self.shape))
+
+    def full_bias(self) -> IntArray:
+        """The bias mantissa of every neuron, in the layer's shape."""
+        if self.bias.shape == self.shape:
+            return self.bias
+        per_channel = self.bias.reshape(self.bias.shape + (1,) * (len(self.shape) - 1))
+        return np.broadcast_to(per_channel, self.shape)
+
+
+@dataclass(frozen=True, eq=False)
+class Program:
+    """An integer network.
+
+    Args:
+        input_shape: (channels, height, width) or (features,).
+        input_bits: 0 for binary spikes; b for graded spikes of 0 to 2^b - 1.
+        steps: time steps a sample lasts; the head-room of the read-out was checked for it.
+        layers: in topological order.
+        readout: the last layer integrates without leak, never fires, and its final `v` is read.
+    """
+
+    input_shape: Shape
+    input_bits: int
+    steps: int
+    layers: tuple[Layer, ...]
+    readout: bool
+
+    def __post_init__(self) -> None:
+        _check_program(self)
+
+    def __getitem__(self, name: str) -> Layer:
+        return next(layer for layer in self.layers if layer.name == name)
+
+    def shape_of(self, source: str) -> Shape:
+        """The shape of a layer, or of the input."""
+        return self.input_shape if source == INPUT else self[source].shape
+
+    @property
+    def input_max(self) -> int:
+        """The largest payload an input message can carry."""
+        return 1 if self.input_bits == 0 else (1 << self.input_bits) - 1
+
+    def payload_max(self, source: str) -> int:
+        """The largest payload a message of `source` can carry: 1 for every spiking layer."""
+        return self.input_max if source == INPUT else 1
+
+    @property
+    def parameters(self) -> int:
+        """Weights and biases stored, zeros included."""
+        return sum(sum(s.weight.size for s in layer.synapses) + layer.bias.size for layer in self.layers)
+
+    def save(self, path: str | Path) -> None:
+        """Write the Program as an .npz without pickled objects, atomically."""
+        header, arrays = _to_plain(self)
+        with atomic_path(path) as temporary, temporary.open("wb") as stream:
+            # Arrays go by keyword, so a layer called "file" must not meet savez's own argument.
+            np.savez_compressed(stream, allow_pickle=False, header=np.array(json.dumps(header)), **arrays)
+
+    @classmethod
+    def load(cls, path: str | Path) -> Program:
+        """Read a Program and check every bit width again.
+
+        Raises:
+            ScaDeployError: if the file is missing, damaged, of another format or out of range.
+        """
+        try:
+            with np.load(path, allow_pickle=False) as archive:
+                return _from_plain(json.loads(str(archive["header"])), archive)
+        except ScaDeployError:
+            raise
+        except FileNotFoundError as error:
+            raise ScaDeployError(f"no such file: {path}") from error
+        except Exception as error:
+            # A damaged zip fails in many ways (zlib, zipfile, struct, json, key, value errors).
+            raise ScaDeployError(
+                f"{path} is not a readable Program ({type(error).__name__}: {error})", "export it again"
+            ) from error
+
+
+def _to_plain(program: Program) -> tuple[dict[str, Any], dict[str, npt.NDArray[Any]]]:
+    arrays: dict[str, npt.NDArray[Any]] = {}
+    layers = []
+    for i, layer in enumerate(program.layers):
+        arrays[f"layer{i}.bias"] = layer.bias
+        synapses = []
+        for j, synapse in enumerate(layer.synapses):
+            arrays[f"layer{i}.weight{j}"] = synapse.weight
+            fields: dict[str, Any] = {"source": synapse.source}
+            if isinstance(synapse, Conv):
+                fields |= {k: getattr(synapse, k) for k in ("stride", "padding", "dilation", "groups")}
+            synapses.append(fields)
+        numbers = {k: getattr(layer, k) for k in ("name", "shape", "v_decay", "u_decay", "threshold", "scale")}
+        layers.append(numbers | {"synapses": synapses})
+    header = {k: getattr(program, k) for k in ("input_shape", "input_bits", "steps", "readout")}
+    return {"format": FORMAT, **header, "layers": layers}, arrays
+
+
+def _from_plain(header: dict[str, Any], arrays: Mapping[str, npt.NDArray[Any]]) -> Program:
+    if header.get("format") != FORMAT:
+        raise ScaDeployError(f"Program format is {header.get('format')!r}, expected {FORMAT!r}", "export it again")
+    layers = []
+    for i, plain in enumerate(header["layers"]):
+        synapses: list[Synapse] = []
+        for j, fields in enumerate(plain["synapses"]):
+            weight = _integers(arrays[f"layer{i}.weight{j}"], f"layer '{plain['name']}' weight")
+            if "stride" in fields:
+                sides = {k: (int(fields[k][0]), int(fields[k][1])) for k in ("stride", "padding", "dilation")}
+                synapses.append(Conv(fields["source"], weight, **sides, groups=int(fields["groups"])))
+            else:
+                synapses.append(Dense(fields["source"], weight))
+        layers.append(
+            Layer(
+                name=plain["name"],
+                shape=tuple(int(n) for n in plain["shape"]),
+                synapses=tuple(synapses),
+                v_decay=int(plain["v_decay"]),
+                u_decay=int(plain["u_decay"]),
+                threshold=int(plain["threshold"]),
+                bias=_integers(arrays[f"layer{i}.bias"], f"layer '{plain['name']}' bias"),
+                scale=float(plain["scale"]),
+            )
+        )
+    return Program(
+        input_shape=tuple(int(n) for n in header["input_shape"]),
+        input_bits=int(header["input_bits"]),
+        steps=int(header["steps"]),
+        layers=tuple(layers),
+        readout=bool(header["readout"]),
+    )
+
+
+def _integers(array: npt.NDArray[Any], what: str) -> IntArray:
+    if array.dtype.kind not in "iu":
+        raise ScaDeployError(f"{what} has type {array.dtype}, expected integers", "export the Program again")
+    return array.astype(np.int32)
+
+
+def _check_program(program: Program) -> None:
+    _in_range("input", "bits", program.input_bits, 0, MESSAGE_BITS_MAX)
+    _in_range("program", "steps", program.steps, 1, 1 << 20)
+    if not program.layers:
+        raise ScaDeployError("the Program has no layers")
+    shapes: dict[str, Shape] = {INPUT: program.input_shape}
+    for layer in program.layers:
+        if layer.name in shapes:
+            raise ScaDeployError(f"two layers are called '{layer.name}'")
+        if not layer.synapses:
+            raise ScaDeployError(f"layer '{layer.name}' has no synapses")
+        for synapse in layer.synapses:
+            if synapse.source not in shapes:
+                raise ScaDeployError(f"layer '{layer.name}' reads '{synapse.source}', which does not come before it")
+            shape = synapse.output_shape(shapes[synapse.source])
+            if shape != layer.shape:
+                raise ScaDeployError(f"layer '{layer.name}' has shape {layer.shape}, its synapse gives {shape}")
+        _check_widths(layer)
+        shapes[layer.name] = layer.shape
+
+
+def _check_widths(layer: Layer) -> None:
+    for synapse in layer.synapses:
+        _in_range(f"layer '{layer.name}'", "weight", synapse.weight, WEIGHT_MIN, WEIGHT_MAX)
+        if np.any(synapse.weight & 1):
+            raise ScaDeployError(f"layer '{layer.name}' has odd weights; the chip drops the lowest bit")
+    _in_range(f"layer '{layer.name}'", "bias", layer.bias, BIAS_MIN, BIAS_MAX)
+    _in_range(f"layer '{layer.name}'", "threshold", layer.threshold, 0, THRESHOLD_MAX)
+    _in_range(f"layer '{layer.name}'", "v_decay", layer.v_decay, 0, DECAY_ONE)
+    _in_range(f"layer '{layer.name}'", "u_decay", layer.u_decay, 0, DECAY_ONE)
+    if layer.bias.shape not in (layer.shape[:1], layer.shape):
+        raise ScaDeployError(f"layer '{layer.name}' has bias of shape {layer.bias.shape} for neurons {layer.shape}")
+
+
+def _in_range(owner: str, what: str, value: int | IntArray, low: int, high: int) -> None:
+    array = np.asarray(value)
+    if array.size and (array.min() < low or array.max() > high):
+        worst = int(array.max() if array.max() > high else array.min())
+        raise ScaDeployError(f"{owner}: {what} {worst} is outside {low} to {high}")

@@ -1,0 +1,1 @@
+"""Pruning of channels while training, and the compaction that makes it physical."""
