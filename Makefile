@@ -1,0 +1,63 @@
+PYTHON ?= python3
+PYTEST_ARGS ?=
+
+VENV := .venv
+BIN := $(VENV)/bin
+# Named after the interpreter asked for, so that asking for another one installs again.
+STAMP := $(VENV)/installed-by-$(subst /,_,$(PYTHON))
+SUPPORTED := import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 13))
+VERSION := import sys; print("%d.%d" % sys.version_info[:2])
+
+.PHONY: help demo test lint format coverage benchmarks wheel clean
+
+help:  ## list the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@echo
+	@echo "The first target that needs it installs everything into $(VENV), with $(PYTHON)."
+	@echo "  another Python (3.10 to 3.13):    make test PYTHON=/path/to/python3"
+	@echo "  a CPU-only PyTorch (small):       PIP_EXTRA_INDEX_URL or PIP_FIND_LINKS, as for any pip install"
+	@echo "  part of the tests:                make test PYTEST_ARGS='-k lava -x'"
+
+demo: $(STAMP)  ## train, prune, verify and map a small network
+	$(BIN)/sca-deploy run configs/digits.toml
+
+test: lint  ## everything that must hold: lint, types, tests
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+lint: $(STAMP)  ## ruff and mypy, changing nothing
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(STAMP)  ## let ruff mend and format the code
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+coverage: $(STAMP)  ## the tests, with the lines they miss
+	$(BIN)/coverage run -m pytest $(PYTEST_ARGS)
+	$(BIN)/coverage report
+
+benchmarks: $(STAMP)  ## run every script of benchmarks/
+	@set -e; for script in benchmarks/*.py; do echo "$$script"; $(BIN)/python "$$script"; done
+
+wheel: $(STAMP)  ## build sdist and wheel into dist/
+	rm -rf build dist
+	$(BIN)/python -m build --no-isolation
+
+clean:  ## remove the environment and every cache; keeps runs/
+	rm -rf $(VENV) build dist *.egg-info .coverage .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# The stamp is written last: an install that was cut short starts again where it stopped.
+$(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c '' >/dev/null 2>&1 || { \
+	  echo "error: '$(PYTHON)' does not run; install Python 3.10 to 3.13, or name one: make PYTHON=/path/to/python3" >&2; exit 1; }
+	@$(PYTHON) -c '$(SUPPORTED)' || { \
+	  echo "error: '$(PYTHON)' is Python $$($(PYTHON) -c '$(VERSION)'), supported are 3.10 to 3.13; name one: make PYTHON=/path/to/python3" >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' >/dev/null 2>&1 || { \
+	  echo "error: '$(PYTHON)' cannot make virtual environments; on Debian or Ubuntu: apt install python3-venv" >&2; exit 1; }
+	@$(BIN)/python -m pip --version >/dev/null 2>&1 && \
+	  [ "$$($(BIN)/python -c '$(VERSION)')" = "$$($(PYTHON) -c '$(VERSION)')" ] || $(PYTHON) -m venv --clear $(VENV)
+	$(BIN)/python -m pip install -c constraints.txt -e '.[lava,test]'
+	$(BIN)/python -m pip install -c constraints.txt --no-deps --ignore-requires-python lava-nc lava-dl
+	@touch $@

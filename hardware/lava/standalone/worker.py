@@ -1,0 +1,176 @@
+"""Runs one .net file in Lava and writes down what every layer did. A script, started by path.
+
+It needs an interpreter with lava-nc 0.10.0, lava-dl 0.6.0 and h5py, not sca_deploy.
+
+    python worker.py FOLDER       run FOLDER/job.json on FOLDER/input.npy (see `client` for both)
+    python worker.py --versions   print the versions of what would run it, as JSON
+
+The results are FOLDER/<what><layer>.npy, (samples, steps, *shape), and FOLDER/result.json, written last.
+Standard input must be a pipe that the parent keeps open: when it closes, the worker ends its session.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import multiprocessing
+import os
+import shutil
+import signal
+import sys
+import threading
+import time
+import traceback
+from importlib.metadata import version
+from multiprocessing.connection import wait
+from pathlib import Path
+from typing import Any
+
+EXIT_MISSING = 5
+PACKAGES = ("lava-nc", "lava-dl", "numpy", "scipy", "h5py")
+
+
+def main(argument: str) -> int:
+    """Do what the command line says; the exit status is 5 when a package is missing."""
+    try:
+        if argument == "--versions":
+            load_lava("sca-lava-versions-")
+            print(json.dumps(versions()))
+        else:
+            run(Path(argument))
+    except ModuleNotFoundError as error:
+        print(error.name, file=sys.stderr)
+        return EXIT_MISSING
+    except BaseException:
+        traceback.print_exc()
+        return 1
+    return 0
+
+
+def load_lava(segments: str) -> None:
+    """Import Lava with what it needs on this Python."""
+    importlib.import_module("shim").apply(segments)
+    importlib.import_module("lava.lib.dl.netx.hdf5")
+    importlib.import_module("processes")
+
+
+def versions() -> dict[str, str]:
+    """The versions that a result depends on."""
+    python = ".".join(map(str, sys.version_info[:3]))
+    return {"python": python} | {package: version(package) for package in PACKAGES}
+
+
+def run(folder: Path) -> None:
+    """Run the job in `folder` from the first frame to the last answer of the last layer."""
+    job = json.loads((folder / "job.json").read_text(encoding="utf-8"))
+    threading.Thread(target=end_with_parent, args=(folder, job["segments"]), daemon=True).start()
+    load_lava(job["segments"])
+    from lava.lib.dl.netx import hdf5
+    from lava.magma.core.run_conditions import RunSteps
+    from lava.magma.core.run_configs import Loihi2SimCfg
+
+    # A reset that reaches layer l at run step n T + l + 1 gives every sample a fresh start.
+    network = hdf5.Network(
+        net_config=job["net"], reset_interval=job["steps"], reset_offset=1, input_message_bits=job["input_bits"]
+    )
+    check_shapes(network, job["shapes"])
+    source = surround(network, job, folder)
+    source.create_runtime(Loihi2SimCfg(select_tag="fixed_pt"))
+    finished = threading.Event()
+    children = multiprocessing.active_children()
+    threading.Thread(target=end_with_child, args=(children, finished), daemon=True).start()
+    try:
+        started = time.perf_counter()
+        source.run(RunSteps(num_steps=job["samples"] * job["steps"] + len(network.layers)))
+        seconds = time.perf_counter() - started
+    finally:
+        finished.set()
+        source.stop()
+    finish(folder, {"seconds": seconds, "versions": versions()})
+
+
+def end_with_parent(folder: Path, segments: str) -> None:
+    """When the parent is gone, do what it would have done: end this session and remove its traces."""
+    # Not sys.stdin.read: its lock, held here, would block the processes Lava forks when they close it.
+    os.read(0, 1)
+    for path in Path("/dev/shm").glob(f"{segments}*"):
+        path.unlink(missing_ok=True)
+    shutil.rmtree(folder, ignore_errors=True)
+    os.killpg(0, signal.SIGKILL)
+
+
+def check_shapes(network: Any, shapes: list[list[int]]) -> None:
+    """Refuse a file that is not the network the job describes; Lava would hang on it."""
+    ours = [size(shape) for shape in shapes]
+    theirs = [size(block.shape) for block in network.layers]
+    if ours != theirs:
+        raise ValueError(f"the .net file has layers of {theirs} neurons, the network has {ours}")
+
+
+def size(shape: Any) -> int:
+    """How many neurons a shape holds."""
+    count = 1
+    for side in shape:
+        count *= int(side)
+    return count
+
+
+def surround(network: Any, job: dict[str, Any], folder: Path) -> Any:
+    """Connect a source to the network's input and a sink to everything that is recorded; returns the source."""
+    processes = importlib.import_module("processes")
+    last = len(network.layers) - 1
+    for index, block in enumerate(network.layers):
+        shape = tuple(map(int, block.shape))
+        path = record_file(folder / f"spikes{index}.npy", "uint8", job, index)
+        block.neuron.s_out.connect(processes.SpikeSink(shape=shape, path=path, layer=index).s_in)
+        states = ("u", "v") if job["states"] else ("v",) if job["readout"] and index == last else ()
+        for what in states:
+            path = record_file(folder / f"{what}{index}.npy", "int32", job, index)
+            processes.StateSink(shape=shape, path=path, layer=index).state.connect_var(getattr(block.neuron, what))
+    source = processes.Source(
+        shape=tuple(map(int, network.inp.shape)), path=str(folder / "input.npy"), steps=job["steps"]
+    )
+    source.s_out.connect(network.inp)
+    return source
+
+
+def record_file(path: Path, dtype: str, job: dict[str, Any], layer: int) -> str:
+    """Create the .npy file of a record, with its space reserved: a full disk would kill a sink later."""
+    npy: Any = importlib.import_module("numpy.lib.format")
+    shape = (job["samples"], job["steps"], *job["shapes"][layer])
+    npy.open_memmap(path, mode="w+", dtype=dtype, shape=shape).flush()
+    if hasattr(os, "posix_fallocate"):
+        with path.open("r+b") as file:
+            os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+    return str(path)
+
+
+def end_with_child(children: list[Any], finished: threading.Event) -> None:
+    """End the worker when a Lava process dies during the run, which would wait for it for ever."""
+    wait([child.sentinel for child in children])
+    if finished.is_set():
+        return
+    for child in children:
+        failure = getattr(child, "exception", None)
+        if failure is not None:
+            print(failure[1], file=sys.stderr)
+            break
+    else:
+        print("a Lava process was killed during the run", file=sys.stderr)
+    sys.stderr.flush()
+    os._exit(1)
+
+
+def finish(folder: Path, result: dict[str, Any]) -> None:
+    """Write result.json in one piece."""
+    temporary = folder / "result.part"
+    temporary.write_text(json.dumps(result), encoding="utf-8")
+    temporary.replace(folder / "result.json")
+
+
+if __name__ == "__main__":
+    status = main(sys.argv[1])
+    sys.stdout.flush()
+    sys.stderr.flush()
+    # Lava's queue threads can keep an ordinary exit waiting.
+    os._exit(status)

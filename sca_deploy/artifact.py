@@ -1,0 +1,172 @@
+"""What a path on the command line stands for: a run, an arm of it, a checkpoint, a graph, a Program."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import nir
+import numpy as np
+
+from sca_deploy.checkpoint import load_network
+from sca_deploy.config import Config
+from sca_deploy.errors import ScaDeployError, UsageError
+from sca_deploy.files import read_json
+from sca_deploy.graph import to_nir
+from sca_deploy.hardware.lower import lower
+from sca_deploy.hardware.program import Program
+from sca_deploy.nn.network import SpikingNetwork
+from sca_deploy.pruning.compact import compact
+
+ARMS = ("dense", "pruned")
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What a foreign file does not say: dt in seconds, steps a sample, bits of a graded input."""
+
+    dt: float | None = None
+    steps: int | None = None
+    input_bits: int | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Artifact:
+    """A network in whatever form the path holds; the other forms are derived when asked for.
+
+    Exactly one of `network_path`, `graph_path` and `program_path` leads.
+    """
+
+    path: Path
+    title: str
+    network_path: Path | None = None
+    graph_path: Path | None = None
+    program_path: Path | None = None
+    config: Config | None = None
+    reading: Reading = Reading()
+
+    @cached_property
+    def network(self) -> SpikingNetwork | None:
+        """The torch network without masked channels; None for graphs and Programs."""
+        if self.network_path is None:
+            return None
+        network, _ = load_network(self.network_path)
+        return compact(network)
+
+    @cached_property
+    def graph(self) -> nir.NIRGraph | None:
+        """The NIR graph; None for a lone Program."""
+        if self.network is not None:
+            return to_nir(self.network)
+        return None if self.graph_path is None else read_graph(self.graph_path)
+
+    @cached_property
+    def program(self) -> Program:
+        """The integer Program, loaded or lowered."""
+        if self.program_path is not None:
+            return Program.load(self.program_path)
+        if self.graph is None:
+            raise ScaDeployError(f"{self.path} holds no network")
+        return lower(self.graph, dt=self.dt, steps=self._steps(), input_bits=self._input_bits())
+
+    @property
+    def dt(self) -> float:
+        """The time step in seconds, from the flag or the graph's own remark.
+
+        Raises:
+            UsageError: if neither says it.
+        """
+        remark = self.graph.metadata.get("dt") if self.graph is not None else None
+        value = self.reading.dt if self.reading.dt is not None else remark
+        if value is None:
+            raise UsageError(f"{self.path} does not say its time step", "give --dt SECONDS, e.g. --dt 1e-4")
+        return float(value)
+
+    def _steps(self) -> int:
+        remark = self.graph.metadata.get("T") if self.graph is not None else None
+        value = self.reading.steps if self.reading.steps is not None else remark
+        if value is None:
+            raise UsageError(f"{self.path} does not say how many steps a sample lasts", "give --steps T")
+        return int(value)
+
+    def _input_bits(self) -> int:
+        if self.reading.input_bits is not None:
+            return self.reading.input_bits
+        if self.network_path is not None:
+            _, document = load_network(self.network_path)
+            if "input_bits" in document:
+                return int(document["input_bits"])
+        raise UsageError(
+            f"{self.path} does not say what its input spikes carry", "give --input-bits 0 (binary) or e.g. 8"
+        )
+
+
+def open_artifact(path: str | Path, reading: Reading | None = None) -> Artifact:
+    """The network a path stands for. A whole run stands for its pruned arm.
+
+    Raises:
+        ScaDeployError: if there is nothing there that holds a network.
+    """
+    place, reading = Path(path), reading or Reading()
+    if place.is_dir():
+        return _open_folder(place, reading)
+    if not place.exists():
+        raise ScaDeployError(f"no such file or folder: {place}", "give a run folder, or a .pt, .nir or .npz file")
+    kind = {".pt": "network_path", ".nir": "graph_path", ".npz": "program_path"}.get(place.suffix)
+    if kind is None:
+        raise ScaDeployError(f"{place} is not a network file", "give a run folder, or a .pt, .nir or .npz file")
+    return Artifact(place, place.stem, **{kind: place}, config=_config_near(place), reading=reading)
+
+
+def arm_folder(path: str | Path) -> Path:
+    """The folder of an arm, from itself or from a run (whose pruned arm it is)."""
+    place = Path(path)
+    for arm in reversed(ARMS):
+        if (place / arm).is_dir():
+            return place / arm
+    return place
+
+
+def _open_folder(place: Path, reading: Reading) -> Artifact:
+    folder = arm_folder(place)
+    title = f"{folder.resolve().parent.name}-{folder.name}" if folder.name in ARMS else folder.resolve().name
+    config = _config_near(folder)
+    network = next((p for p in (folder / "network.pt", folder / "train" / "checkpoint.pt") if p.exists()), None)
+    program = folder / "program.npz"
+    if network is not None:
+        return Artifact(folder, title, network_path=network, config=config, reading=reading)
+    if program.exists():
+        graph = folder / "network.nir"
+        return Artifact(folder, title, None, graph if graph.exists() else None, program, config, reading)
+    raise ScaDeployError(f"{place} holds no network", "give a folder that run, train or export wrote")
+
+
+def _config_near(place: Path) -> Config | None:
+    for folder in (place, *place.resolve().parents[:3]):
+        if (folder / "config.json").is_file():
+            return Config.from_plain(read_json(folder / "config.json"))
+    return None
+
+
+def read_graph(path: Path) -> nir.NIRGraph:
+    """The NIR graph of a file.
+
+    Raises:
+        ScaDeployError: if the file is not a NIR graph.
+    """
+    try:
+        try:
+            graph = nir.read(path, type_check=True)
+        except ValueError:
+            # Sound files of older writers fail the type check; what they lack is inferred where it matters.
+            graph = nir.read(path, type_check=False)
+    except Exception as error:
+        # nir and h5py report damage with whatever they stumble over first.
+        raise ScaDeployError(f"{path} is not a readable NIR graph ({type(error).__name__}: {error})") from error
+    if not isinstance(graph, nir.NIRGraph):
+        raise ScaDeployError(f"{path} holds a single {type(graph).__name__}, not a graph")
+    # HDF5 gives numpy scalars and bytes back for plain numbers and text.
+    plain = {key: value.item() if isinstance(value, np.generic) else value for key, value in graph.metadata.items()}
+    graph.metadata = {key: value.decode() if isinstance(value, bytes) else value for key, value in plain.items()}
+    return graph

@@ -1,0 +1,425 @@
+"""The command line. Results go to stdout, progress to stderr; heavy imports wait until a command needs them."""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import sys
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from sca_deploy import __version__
+from sca_deploy.errors import ScaDeployError, UsageError, unknown_name
+
+if TYPE_CHECKING:
+    from sca_deploy.artifact import Artifact
+    from sca_deploy.config import Config
+    from sca_deploy.console import Console
+    from sca_deploy.pipeline import Job
+
+PATH = click.Path(path_type=Path)
+INTERRUPTED = 130
+
+
+@dataclass(frozen=True)
+class Options:
+    """What every command takes."""
+
+    as_json: bool
+    quiet: bool
+    verbose: bool
+
+    def console(self) -> Console:
+        """Where progress goes."""
+        from sca_deploy.console import Console
+
+        return Console(self.quiet, self.verbose)
+
+    def result(self, document: Any, text: str, hint: str = "") -> None:
+        """The result on stdout: the document with --json, else the text and the next command."""
+        from sca_deploy.console import write_result
+
+        if self.as_json:
+            write_result(json.dumps(document, indent=2, allow_nan=False))
+            return
+        write_result(text)
+        if hint and not self.quiet:
+            self.console().say(f"next: {hint}")
+
+
+def common(function: Callable[..., None]) -> Callable[..., None]:
+    """--json, -q, -v and --debug, given to the command as `options`."""
+
+    @click.option("--json", "as_json", is_flag=True, help="Print exactly one JSON document on stdout.")
+    @click.option("-q", "--quiet", is_flag=True, help="No progress.")
+    @click.option("-v", "--verbose", is_flag=True, help="More progress.")
+    @click.option("--debug", is_flag=True, help="Show the traceback of an error.")
+    @functools.wraps(function)
+    def command(*, as_json: bool, quiet: bool, verbose: bool, debug: bool, **rest: Any) -> None:
+        # `main` reads --debug itself, so that it also holds for errors outside the command.
+        function(Options(as_json, quiet, verbose), **rest)
+
+    return command
+
+
+def reading(function: Callable[..., None]) -> Callable[..., None]:
+    """What foreign files do not say."""
+    function = click.option("--input-bits", type=click.IntRange(0, 16), help="Payload bits of input spikes; 0: binary.")(
+        function
+    )
+    function = click.option("--steps", type=click.IntRange(1), help="Time steps a sample lasts.")(function)
+    return click.option("--dt", type=float, help="Time step in seconds of a .nir file.")(function)
+
+
+def lava_option(function: Callable[..., None]) -> Callable[..., None]:
+    """--lava-python."""
+    return click.option(
+        "--lava-python",
+        type=str,
+        help="Interpreter that has Lava; default $SCA_DEPLOY_LAVA_PYTHON, else this one.",
+    )(function)
+
+
+class _Group(click.Group):
+    """Answers an unknown command with the nearest one."""
+
+    def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
+        if args and not args[0].startswith("-") and args[0] not in self.commands:
+            raise unknown_name("command", args[0], self.commands)
+        return super().resolve_command(ctx, args)
+
+
+@click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="sca-deploy")
+def cli() -> None:
+    """Train a spiking network that prunes itself, and know what a Loihi 2 chip will make of it.
+
+    \b
+    sca-deploy run digits                            the whole pipe, dense and pruned
+    sca-deploy export runs/digits --target loihi2    also: nir, onnx
+    sca-deploy compare runs/digits/dense runs/digits/pruned
+    """
+
+
+def config_options(function: Callable[..., None]) -> Callable[..., None]:
+    """A config and the flags that override it."""
+    options = [
+        click.argument("config", default="digits"),
+        click.option("-o", "--output", type=PATH, help="Run folder; default runs/NAME."),
+        click.option("--seed", type=int, help="Overrides seed."),
+        click.option("--epochs", "train__epochs", type=int, help="Overrides train.epochs."),
+        click.option("--keep", "prune__keep", type=float, help="Overrides prune.keep."),
+        click.option("--score", "prune__score", type=str, help="Overrides prune.score."),
+        click.option("--device", "train__device", type=str, help="Overrides train.device: cpu, cuda, auto."),
+        click.option("--data-folder", "data__folder", type=str, help="Overrides data.folder."),
+        click.option("--train-samples", "data__train_samples", type=int, help="Overrides data.train_samples."),
+        click.option("--test-samples", "data__test_samples", type=int, help="Overrides data.test_samples."),
+        click.option("--chip", type=str, help="Overrides chip: a name or a .toml file."),
+    ]
+    for option in reversed(options):
+        function = option(function)
+    return function
+
+
+@cli.command()
+@config_options
+@lava_option
+@common
+def run(options: Options, config: str, output: Path | None, lava_python: str | None, **flags: Any) -> None:
+    """The whole pipe: train dense and pruned, compact, lower, simulate, export, verify, compare.
+
+    CONFIG is a .toml file or the name of a recipe (digits, fashion). Repeat the command to continue
+    after an interruption.
+    """
+    from sca_deploy import pipeline
+    from sca_deploy.report.tables import comparison_table
+
+    job = _job(options, config, output, flags, lava_python)
+    document = pipeline.run(job)
+    text = f"{comparison_table(document)}\n\nwritten: {job.folder}/compare.json and {job.folder}/compare.png"
+    options.result(document, text, f"sca-deploy map {job.folder}")
+
+
+@cli.command()
+@config_options
+@click.option("--arm", type=click.Choice(["pruned", "dense"]), default="pruned", help="With SCA, or without.")
+@common
+def train(options: Options, config: str, output: Path | None, arm: str, **flags: Any) -> None:
+    """Train one network, with SCA pruning by default."""
+    from sca_deploy import pipeline
+
+    job = _job(options, config, output, flags, None)
+    pipeline.start(job)
+    pipeline.train_arm(job, arm)
+    last = pipeline.history(job.folder / arm)[-1]
+    text = f"{job.folder}/{arm}: {last['epoch']} epochs, test accuracy {100 * last['test_accuracy']:.2f} % (measured)"
+    options.result(last, text, f"sca-deploy compact {job.folder}/{arm}")
+
+
+@cli.command()
+@click.argument("run", type=PATH)
+@common
+def compact(options: Options, run: Path) -> None:
+    """Cut masked channels out of a trained network, and prove that it computes the same.
+
+    RUN is a run folder, or one of its arms.
+    """
+    from sca_deploy import pipeline
+    from sca_deploy.artifact import arm_folder
+    from sca_deploy.files import read_json
+
+    folder = arm_folder(run)
+    job = _job_of(options, folder)
+    pipeline.compact_arm(job, folder.name)
+    proof = read_json(folder / "compaction.json")
+    before, after = (sum(proof[side].values()) for side in ("before", "after"))
+    text = f"{folder}/network.pt: {after} channels; {proof['spikes_compared']:,} spikes equal to the masked network's"
+    options.result({"channels": after, "masked_network_on": before, **proof}, text, f"sca-deploy export {folder}")
+
+
+@cli.command()
+@click.argument("source", type=PATH)
+@click.option("-t", "--target", default="loihi2", help="What to write; see `sca-deploy targets`.")
+@click.option("-o", "--output", type=PATH, help="File or folder to write.")
+@click.option("--chip", default="loihi2", help="Chip the loihi2 target must fit: a name or a .toml file.")
+@reading
+@common
+def export(
+    options: Options, source: Path, target: str, output: Path | None, chip: str, **flags: Any
+) -> None:
+    """Write a network for a chip or another tool, and check what was written.
+
+    SOURCE is a run, an arm, a .pt checkpoint or a .nir graph.
+    """
+    from sca_deploy.exporters.base import exporter
+    from sca_deploy.hardware.chip import load_chip
+
+    writer = exporter(target)
+    artifact = _open(source, flags)
+    deployable = _deployable(artifact, load_chip(chip), needs_program=target == "loihi2")
+    place = output or _default_output(artifact.path, artifact.title, target, writer.suffix)
+    exported = writer.export(deployable, place)
+    document = {
+        "target": target,
+        "path": str(exported.path),
+        "checks": [
+            {"name": c.name, "max_difference": c.max_difference, "detail": c.detail} for c in exported.checks
+        ],
+    }
+    text = "\n".join([f"written: {exported.path}", *(f"  {check}" for check in exported.checks)])
+    hint = f"sca-deploy verify {exported.path}" if target == "loihi2" else ""
+    options.result(document, text, hint)
+
+
+@cli.command()
+@click.argument("source", type=PATH)
+@click.option("--input", "input_path", type=PATH, required=True, help=".npy, (samples, steps, *input shape).")
+@click.option("--record", default="spikes", help="Comma-separated: spikes, u, v.")
+@click.option("-o", "--output", type=PATH, default=Path("out.npz"), help=".npz to write.")
+@reading
+@common
+def simulate(
+    options: Options, source: Path, input_path: Path, record: str, output: Path, **flags: Any
+) -> None:
+    """Run a network on the simulated chip and record every layer."""
+    from sca_deploy import recording
+    from sca_deploy.hardware.simulate import simulate as run_simulator
+
+    artifact = _open(source, flags)
+    x = recording.load_input(input_path)
+    with options.console().progress("simulate", len(x)) as advance:
+        result = run_simulator(
+            artifact.program, x, record=_comma_separated(record), progress=lambda n: advance(n, "samples")
+        )
+    recording.save(output, result)
+    document = recording.summary(result)
+    text = f"written: {output}\n" + "\n".join(
+        f"  {layer['name']}: {layer['spikes']:,} spikes (simulated)" for layer in document["layers"]
+    )
+    options.result(document, text)
+
+
+@cli.command()
+@click.argument("source", type=PATH)
+@click.option("--samples", type=click.IntRange(1), default=32, show_default=True, help="Test samples to compare.")
+@click.option("--input", "input_path", type=PATH, help="Use this .npy instead of the run's test set.")
+@click.option("--states", is_flag=True, help="Compare u and v of every neuron and step as well.")
+@click.option("--timeout", type=click.FloatRange(min=1), default=300.0, show_default=True, help="Seconds.")
+@lava_option
+@common
+def verify(
+    options: Options,
+    source: Path,
+    samples: int,
+    input_path: Path | None,
+    states: bool,
+    timeout: float,
+    lava_python: str | None,
+) -> None:
+    """Compare the simulated chip with Lava's own simulator, spike for spike.
+
+    SOURCE is a run, an arm or an exported loihi2 folder.
+    """
+    from sca_deploy import verification
+    from sca_deploy.report.tables import verification_table
+
+    result = verification.verify_source(source, samples, input_path, states, timeout, lava_python)
+    document = result.as_dict()
+    text = f"{verification_table(document)}\n\n{document['mismatches']} mismatches"
+    options.result(document, text, "" if document["mismatches"] else f"sca-deploy map {source}")
+    result.raise_on_mismatch()
+
+
+@cli.command("map")
+@click.argument("source", type=PATH)
+@click.option("--chip", help="A chip's name or .toml file; default is the run's.")
+@reading
+@common
+def map_(options: Options, source: Path, chip: str | None, **flags: Any) -> None:
+    """How many neurocores each layer takes, and what fills them."""
+    from sca_deploy.hardware.chip import load_chip
+    from sca_deploy.hardware.mapping import check_fits, map_program
+    from sca_deploy.report.tables import mapping_table
+
+    artifact = _open(source, flags)
+    target = load_chip(chip or (artifact.config.chip if artifact.config else "loihi2"))
+    mapping = map_program(artifact.program, target)
+    document = mapping.as_dict()
+    options.result(document, mapping_table(document))
+    check_fits(mapping, target)
+
+
+@cli.command()
+@click.argument("dense", type=PATH)
+@click.argument("pruned", type=PATH)
+@common
+def compare(options: Options, dense: Path, pruned: Path) -> None:
+    """Two networks side by side: accuracy, spikes, synaptic operations, cores, energy.
+
+    DENSE and PRUNED are arms of runs, such as runs/digits/dense and runs/digits/pruned.
+    """
+    from sca_deploy import pipeline
+    from sca_deploy.compare import compare as compare_documents
+    from sca_deploy.report.tables import comparison_table
+
+    document = compare_documents(*(pipeline.evaluation(options.console(), side) for side in (dense, pruned)))
+    options.result(document, comparison_table(document))
+
+
+@cli.command()
+@common
+def targets(options: Options) -> None:
+    """What `export` can write."""
+    from sca_deploy.exporters.base import exporter, exporters
+
+    found = {name: exporter(name).summary for name in exporters()}
+    options.result(found, "\n".join(f"{name:8s} {summary}" for name, summary in found.items()))
+
+
+@cli.command()
+@click.argument("source", type=PATH)
+@reading
+@common
+def inspect(options: Options, source: Path, **flags: Any) -> None:
+    """The layers of a network, as floats know them and as the chip runs them."""
+    from sca_deploy.report.inspection import inspection, inspection_text
+
+    document = inspection(_open(source, flags))
+    options.result(document, inspection_text(document), f"sca-deploy map {source}")
+
+
+@cli.command()
+@lava_option
+@common
+def env(options: Options, lava_python: str | None) -> None:
+    """Versions, and whether Lava can be used."""
+    from sca_deploy.hardware.lava.client import lava_versions
+    from sca_deploy.manifest import versions
+
+    found: dict[str, str] = versions()
+    try:
+        lava = {"lava": "usable", **lava_versions(lava_python)}
+    except ScaDeployError as error:
+        lava = {"lava": f"not usable: {error.problem}", "install": error.fix}
+    document = {**found, **lava}
+    options.result(document, "\n".join(f"{name:14s} {value}" for name, value in document.items()))
+
+
+def main() -> None:
+    """Run the command line; errors become one line, a fix and an exit code."""
+    debug = "--debug" in sys.argv
+    try:
+        cli.main(standalone_mode=False)
+    except ScaDeployError as error:
+        _fail(error.problem, error.fix, error.exit_code, debug)
+    except click.ClickException as error:
+        _fail(error.format_message(), "see sca-deploy --help", error.exit_code, debug)
+    except (KeyboardInterrupt, click.Abort):
+        _fail("interrupted", "repeat the command to continue", INTERRUPTED, debug)
+    except BrokenPipeError:
+        # The reader of a pipe left; Python would complain again when it flushes stdout at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+    except MemoryError:
+        _fail("out of memory", "use fewer samples", 1, debug)
+    except Exception as error:
+        reason = " ".join(str(error).split())[:200]
+        _fail(f"unexpected {type(error).__name__}: {reason}", "this is a defect; --debug shows where", 1, debug)
+
+
+def _fail(problem: str, fix: str, code: int, debug: bool) -> None:
+    if debug:
+        traceback.print_exc()
+    sys.stderr.write(f"error: {problem}\n" + (f"fix: {fix}\n" if fix else ""))
+    sys.exit(code)
+
+
+def _job(options: Options, source: str, output: Path | None, flags: dict[str, Any], lava_python: str | None) -> Job:
+    from sca_deploy.config import load_config, override
+    from sca_deploy.pipeline import Job
+
+    config = override(load_config(source), {key.replace("__", "."): value for key, value in flags.items()})
+    return Job(config, output or Path("runs") / config.name, options.console(), lava_python)
+
+
+def _job_of(options: Options, folder: Path) -> Job:
+    from sca_deploy.config import Config
+    from sca_deploy.files import read_json
+    from sca_deploy.pipeline import Job
+
+    config: Config = Config.from_plain(read_json(folder.parent / "config.json"))
+    return Job(config, folder.parent, options.console())
+
+
+def _open(source: Path, flags: dict[str, Any]) -> Artifact:
+    from sca_deploy.artifact import Reading, open_artifact
+
+    return open_artifact(source, Reading(**flags))
+
+
+def _deployable(artifact: Artifact, chip: Any, needs_program: bool) -> Any:
+    from sca_deploy.pipeline import deployable
+
+    return deployable(artifact, chip, needs_program)
+
+
+def _default_output(source: Path, title: str, target: str, suffix: str) -> Path:
+    base = source if source.is_dir() else source.parent
+    return base / (target if not suffix else f"{'network' if source.is_dir() else title}{suffix}")
+
+
+def _comma_separated(text: str) -> tuple[str, ...]:
+    parts = tuple(part.strip() for part in text.split(",") if part.strip())
+    if not parts:
+        raise UsageError("--record names nothing", "give --record spikes,u,v or some of them")
+    return parts
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,111 @@
+"""One network's figures: what it has, what it does on the test set, what it costs on a chip."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import nir
+import numpy as np
+import numpy.typing as npt
+
+from sca_deploy.data import Dataset
+from sca_deploy.errors import ScaDeployError
+from sca_deploy.hardware.chip import Chip
+from sca_deploy.hardware.counts import count
+from sca_deploy.hardware.energy import estimate
+from sca_deploy.hardware.mapping import map_program
+from sca_deploy.hardware.program import Program
+from sca_deploy.hardware.simulate import Simulation, simulate
+from sca_deploy.nn.network import SpikingNetwork
+from sca_deploy.nn.spec import ConvSpec, LinearSpec
+from sca_deploy.train import accuracy
+
+LABELS = {
+    "parameters": "measured",
+    "channels": "measured",
+    "accuracy_float": "measured",
+    "accuracy_chip": "simulated",
+    "test_samples": "measured",
+    "spikes_per_sample": "simulated",
+    "synops_per_sample": "simulated",
+    "synops_stored_per_sample": "simulated",
+    "neuron_updates_per_sample": "simulated",
+    "cores": "estimated",
+    "energy_nj_per_sample": "estimated",
+}
+"""Where each figure comes from: counted or run, simulated bit for bit, or estimated from rules."""
+
+
+def direct_code(x: npt.NDArray[np.uint8], steps: int) -> npt.NDArray[np.uint8]:
+    """Frames (N, *shape) shown at every step, (N, steps, *shape), without copying them."""
+    return np.broadcast_to(x[:, None], (len(x), steps, *x.shape[1:]))
+
+
+def evaluate(
+    network: SpikingNetwork,
+    graph: nir.NIRGraph,
+    program: Program,
+    dataset: Dataset,
+    chip: Chip,
+    progress: Callable[[int], None] | None = None,
+) -> dict[str, Any]:
+    """The figures of a compacted network on the whole test set.
+
+    Args:
+        network, graph, program: the same network in its three forms.
+        dataset: its test set is classified, in floats and on the simulated chip.
+        chip: whose rules give cores and energy.
+
+    Returns:
+        {"figures": one number a key of LABELS, "labels", "counts", "map", "energy"}.
+    """
+    run = simulate(program, direct_code(dataset.test_x, program.steps), progress=progress)
+    counts = count(run)
+    mapping = map_program(program, chip)
+    energy = estimate(counts, chip)
+    per_sample = counts.per_sample
+    figures = {
+        "parameters": parameters(graph),
+        "channels": channels(network),
+        "accuracy_float": accuracy(network, dataset.test_x, dataset.test_y),
+        "accuracy_chip": chip_accuracy(run, dataset),
+        "test_samples": len(dataset.test_x),
+        "spikes_per_sample": per_sample["spikes"],
+        "synops_per_sample": per_sample["synops"],
+        "synops_stored_per_sample": per_sample["synops_stored"],
+        "neuron_updates_per_sample": per_sample["updates"],
+        "cores": mapping.cores,
+        "energy_nj_per_sample": {band: getattr(energy, band) for band in ("low", "typical", "high")},
+    }
+    return {
+        "figures": figures,
+        "labels": LABELS,
+        "counts": counts.as_dict(),
+        "map": mapping.as_dict(),
+        "energy": energy.as_dict(),
+    }
+
+
+def chip_accuracy(run: Simulation, dataset: Dataset) -> float:
+    """Fraction of test samples whose largest read-out potential is the label's.
+
+    Raises:
+        ScaDeployError: if the Program has no read-out.
+    """
+    if run.readout is None:
+        raise ScaDeployError("the Program ends in spiking neurons, not in a read-out", "end the network in a linear layer")
+    return float((run.readout.argmax(1) == dataset.test_y).mean())
+
+
+def parameters(graph: nir.NIRGraph) -> int:
+    """Weights and biases after folding batch-norm."""
+    nodes = (n for n in graph.nodes.values() if isinstance(n, nir.Conv2d | nir.Affine))
+    return int(sum(node.weight.size + node.bias.size for node in nodes))
+
+
+def channels(network: SpikingNetwork) -> int:
+    """Channels and features of all layers but the read-out."""
+    layers = network.spec.layers[:-1]
+    sizes = zip(layers, network.spec.shapes, strict=False)
+    return sum(shape[0] for layer, shape in sizes if isinstance(layer, ConvSpec | LinearSpec))

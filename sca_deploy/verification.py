@@ -1,0 +1,63 @@
+"""`verify`: which files and which real input go to the comparison with Lava."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from sca_deploy.artifact import arm_folder, open_artifact
+from sca_deploy.config import Config
+from sca_deploy.data import load_dataset
+from sca_deploy.errors import ScaDeployError, UsageError
+from sca_deploy.evaluate import direct_code
+from sca_deploy.hardware.lava.compare import Verification, verify
+from sca_deploy.hardware.program import Program
+from sca_deploy.recording import load_input
+
+
+def verify_source(
+    source: Path, samples: int, input_path: Path | None, states: bool, timeout: float, lava_python: str | None
+) -> Verification:
+    """Compare the exported Program with the exported .net of a run, an arm or a loihi2 folder.
+
+    Args:
+        samples: how many test samples, or samples of `input_path`, to compare.
+        input_path: .npy of (samples, steps, *input_shape); None takes the run's test set.
+
+    Raises:
+        ScaDeployError: if nothing was exported, or there are fewer samples.
+        MissingExtra: if Lava is not installed.
+    """
+    folder = loihi2_folder(source)
+    program = Program.load(folder / "program.npz")
+    if input_path is not None:
+        x = load_input(input_path)
+    else:
+        config = open_artifact(folder).config
+        if config is None:
+            raise UsageError(f"{source} belongs to no run, so there is no test set", "give --input x.npy")
+        x = test_input(config, program)
+    if len(x) < samples:
+        raise UsageError(f"--samples {samples} asks for more than the {len(x)} there are")
+    return verify(program, folder / "network.net", x[:samples], states=states, python=lava_python, timeout=timeout)
+
+
+def test_input(config: Config, program: Program) -> npt.NDArray[np.uint8]:
+    """The run's test set as the Program takes it, (samples, steps, *input_shape)."""
+    data = config.data
+    dataset = load_dataset(data.set, Path(data.folder) if data.folder else None)
+    return direct_code(dataset.first(data.train_samples, data.test_samples).test_x, program.steps)
+
+
+def loihi2_folder(source: Path) -> Path:
+    """The exported folder of a run or an arm, or the folder itself.
+
+    Raises:
+        ScaDeployError: if there is none.
+    """
+    for folder in (source, arm_folder(source) / "loihi2"):
+        if (folder / "network.net").is_file() and (folder / "program.npz").is_file():
+            return folder
+    raise ScaDeployError(f"{source} holds no loihi2 export", f"sca-deploy export {source} --target loihi2")
