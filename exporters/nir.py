@@ -6,6 +6,7 @@ snntorch 1.0 and spikingjelly 2.0 execute alike:
 
 - LIF: tau dv/dt = v_leak - v + R i with R = 1, v_leak = 0, hard reset to 0. One Euler step of dt is
   v = beta v + (1 - beta) i with beta = 1 - dt / tau, so weights and biases carry the factor 1 / (1 - beta).
+  spikingjelly takes no tau of one step or less, so not the memoryless neurons (tau = dt) of a max-pooling.
 - IF: dv/dt = R i with R = 1 / dt, so one Euler step adds the input exactly; norse, which ignores R, does the same.
   snntorch takes no IF of this kind.
 - dt is 1e-4 s (snntorch knows no other), parameters are float32 and the same for every neuron of a layer.
@@ -86,7 +87,7 @@ def _described(deployable: Deployable) -> nir.NIRGraph:
     metadata = graph.metadata | {"title": deployable.title, "dt": deployable.dt, "reset": "hard"}
     if deployable.manifest:
         # One flat string: readers built on nir < 1.0.6 fail on nested metadata.
-        metadata["manifest"] = json.dumps(dict(deployable.manifest), sort_keys=True, allow_nan=False)
+        metadata["manifest"] = json.dumps(dict(deployable.manifest), allow_nan=False)
     try:
         return nir.NIRGraph(graph.nodes, graph.edges, metadata, type_check=True)
     except (ValueError, AssertionError, NotImplementedError) as error:

@@ -183,7 +183,8 @@ class Program:
             ScaDeployError: if the file is missing, damaged, of another format or out of range.
         """
         try:
-            with np.load(path, allow_pickle=False) as archive:
+            # numpy leaves a damaged file open; ours is closed whatever it finds.
+            with Path(path).open("rb") as stream, np.load(stream, allow_pickle=False) as archive:
                 return _from_plain(json.loads(str(archive["header"])), archive)
         except ScaDeployError:
             raise

@@ -141,7 +141,7 @@ def _exact_weight(program: Program, layer: Layer, synapse: Synapse) -> torch.Ten
     if bound >= 4 * STATE_LIMIT:
         raise ScaDeployError(f"layer '{layer.name}': synaptic sums may reach {bound}, beyond 25 bits")
     dtype = torch.float32 if bound < 1 << 24 else torch.float64
-    return torch.from_numpy(synapse.weight).to(dtype)
+    return torch.tensor(synapse.weight, dtype=dtype)
 
 
 def _run_chunk(
@@ -187,7 +187,7 @@ def _synapse(weight: torch.Tensor, synapse: Synapse, spikes: torch.Tensor) -> to
 def _neurons(layer: Layer, a: torch.Tensor, run: Simulation, chunk: slice) -> torch.Tensor:
     """The population's spikes, float32 (steps, samples, *shape), from its input a of that shape."""
     records = run.records[layer.name]
-    bias = torch.from_numpy(np.ascontiguousarray(layer.full_bias())) << ALIGNMENT_BITS
+    bias = torch.tensor(layer.full_bias()) << ALIGNMENT_BITS
     threshold = layer.threshold << ALIGNMENT_BITS
     u = torch.zeros(a.shape[1:], dtype=torch.int32)
     v = torch.zeros_like(u)

@@ -20,7 +20,8 @@ def load_input(path: Path) -> npt.NDArray[np.generic]:
         ScaDeployError: if the file is missing, damaged or holds objects.
     """
     try:
-        array = np.load(path, allow_pickle=False)
+        with path.open("rb") as stream:
+            array = np.load(stream, allow_pickle=False)
     except FileNotFoundError as error:
         raise ScaDeployError(f"no such file: {path}") from error
     except Exception as error:

@@ -62,8 +62,9 @@ def installed_wheel(wheel: Path, tmp_path_factory: pytest.TempPathFactory, bare_
     venv.create(folder, symlinks=True, with_pip=True)
     python = folder / "bin" / "python"
     run_python(python, ["-m", "pip", "install", "--no-index", "--no-deps", str(wheel)], folder, bare_environment)
+    ask = ["-c", "import sysconfig; print(sysconfig.get_path('purelib'))"]
+    site_packages = Path(run_python(python, ask, folder, bare_environment).strip())
     # Python reads no .pth file of a folder that is itself named by one, so the editable install stays behind.
-    site_packages = Path(sysconfig.get_path("purelib", "venv", {"base": str(folder), "platbase": str(folder)}))
     dependencies = {sysconfig.get_path(kind) for kind in ("purelib", "platlib")}
     (site_packages / "dependencies.pth").write_text("\n".join(sorted(dependencies)) + "\n")
     return python
@@ -77,3 +78,22 @@ def run_python(python: str | Path, arguments: list[str], cwd: Path, environment:
     if done.returncode:
         pytest.fail(f"{python} {' '.join(arguments)} exited with {done.returncode}\n{done.stdout}\n{done.stderr}")
     return done.stdout
+
+
+def sca_deploy(*arguments: object, cwd: Path | None = None, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run the command line as a user does, in a process of its own."""
+    command = [sys.executable, "-m", "sca_deploy.cli", *map(str, arguments)]
+    env = os.environ | {"PYTHONPATH": str(ROOT)} | environment
+    return subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True, timeout=280)
+
+
+@pytest.fixture(scope="session")
+def digits_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A whole `sca-deploy run` on the real digits, shortened to six epochs. Tests must not change it."""
+    folder = tmp_path_factory.mktemp("runs") / "digits"
+    done = sca_deploy("run", "digits", "--epochs", 6, "-o", folder)
+    if done.returncode:
+        pytest.fail(f"the run ended with {done.returncode}\n{done.stderr}")
+    (folder.parent / "stdout").write_text(done.stdout)
+    (folder.parent / "stderr").write_text(done.stderr)
+    return folder

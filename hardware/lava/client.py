@@ -31,6 +31,7 @@ DEFAULT_TIMEOUT = 600.0
 """Seconds a whole run may take."""
 WORKER = Path(__file__).parent / "standalone" / "worker.py"
 EXIT_MISSING = 5
+ERROR = "worker error: "
 SHARED_MEMORY = Path("/dev/shm")
 """Where Linux shows shared-memory segments as files."""
 
@@ -117,7 +118,7 @@ def lava_versions(python: str | Path | None = None) -> dict[str, str]:
     with tempfile.TemporaryDirectory(prefix="sca-lava-") as name:
         folder = Path(name)
         _wait_for_worker(interpreter, ["--versions"], folder, timeout=60.0)
-        versions: dict[str, str] = json.loads(_last_line(folder / "stdout.txt"))
+        versions: dict[str, str] = json.loads((folder / "stdout.txt").read_text(encoding="utf-8").splitlines()[-1])
     return versions
 
 
@@ -186,10 +187,10 @@ def _wait_for_worker(interpreter: str, arguments: list[str], folder: Path, timeo
         finally:
             _end_session(process)
     if status == EXIT_MISSING:
-        raise MissingExtra(f"{interpreter} has no module '{_last_line(errors)}', which running Lava needs", INSTALL)
+        raise MissingExtra(f"{interpreter} has no module '{_error_line(errors)}', which running Lava needs", INSTALL)
     if status != 0:
         how = f"was killed by signal {-status}" if status < 0 else f"failed ({status})"
-        raise ScaDeployError(f"the Lava worker {how}: {_last_line(errors)}", "run it again with fewer samples")
+        raise ScaDeployError(f"the Lava worker {how}: {_error_line(errors)}", "run it again with fewer samples")
 
 
 def _end_session(process: subprocess.Popen[bytes]) -> None:
@@ -207,6 +208,8 @@ def _sweep(segments: str) -> None:
         path.unlink(missing_ok=True)
 
 
-def _last_line(path: Path) -> str:
-    lines = path.read_text(encoding="utf-8", errors="replace").strip().splitlines()
-    return lines[-1].strip() if lines else "it printed nothing"
+def _error_line(path: Path) -> str:
+    """What the worker said went wrong, else the last line of its standard error."""
+    lines = path.read_text(encoding="utf-8", errors="replace").strip().splitlines() or ["it printed nothing"]
+    said = [line for line in lines if line.startswith(ERROR)]
+    return said[0].removeprefix(ERROR) if said else lines[-1].strip()

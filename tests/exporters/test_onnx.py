@@ -109,6 +109,20 @@ def test_every_parameter_of_a_neuron_enters_its_euler_step(tmp_path: Path) -> No
     np.testing.assert_array_equal(spikes["lif"], np.stack(expected, axis=1))
 
 
+def test_neurons_without_memory_forget_exactly(tmp_path: Path) -> None:
+    """tau = dt in single precision is not dt in double; what is left of beta = 0 must not show."""
+    full = np.ones(3, np.float32)
+    neurons = nir.LIF(tau=full * np.float32(DT), r=full, v_leak=0 * full, v_threshold=5 * full, v_reset=0 * full)
+    path = write(
+        linear(("synapse", nir.Affine(np.eye(3, dtype=np.float32), 0 * full)), ("lif", neurons), size=3, out=3),
+        tmp_path,
+    )
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    x = np.array([[1.0, 2.0, 3.0]], np.float32)
+    [v] = session.run(["lif_v_out"], {"x": x, "lif_v": np.full((1, 3), 1e6, np.float32)})
+    np.testing.assert_array_equal(v, x)
+
+
 def test_the_input_gain_is_folded_into_the_weights(path: Path, network: Any) -> None:
     model = onnx.load(path)
     constants = {c.name: onnx.numpy_helper.to_array(c) for c in model.graph.initializer}
@@ -263,22 +277,42 @@ def test_classes_that_only_rounding_separates_are_one_prediction(deployable: Dep
     OnnxExporter().export(changed_logits(deployable, 1e-6), tmp_path / "network.onnx")
 
 
-def test_logits_that_are_not_numbers_are_a_differing_prediction(deployable: Deployable, tmp_path: Path) -> None:
-    deployable.graph.nodes["readout"].bias[0] = np.nan
-    with pytest.raises(Mismatch, match="predicts otherwise for 6 of 6"):
-        OnnxExporter().export(deployable, tmp_path / "network.onnx")
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_logits_that_are_not_finite_are_an_error_though_the_largest_is_where_it_was(
+    deployable: Deployable, tmp_path: Path, value: float
+) -> None:
+    probe = deployable.probe
+    assert probe is not None
+    first = replace(probe, x=probe.x[:1], logits=probe.logits[:1], spikes={k: v[:1] for k, v in probe.spikes.items()})
+    deployable.graph.nodes["readout"].bias[first.logits[0].argmax()] = value
+    with pytest.raises(Mismatch, match=f"logits differ by up to {value}"):
+        OnnxExporter().export(replace(deployable, probe=first), tmp_path / "network.onnx")
+
+
+def changed_spikes(deployable: Deployable, count: int) -> Deployable:
+    """The probe with `count` spikes of 'lif2' turned."""
+    assert deployable.probe is not None
+    spikes = {name: array.copy() for name, array in deployable.probe.spikes.items()}
+    spikes["lif2"].flat[:count] ^= True
+    return replace(deployable, probe=replace(deployable.probe, spikes=spikes))
 
 
 def test_differing_spikes_are_counted(deployable: Deployable, tmp_path: Path) -> None:
-    assert deployable.probe is not None
-    spikes = {name: array.copy() for name, array in deployable.probe.spikes.items()}
-    spikes["lif2"].flat[:7] ^= True
-    run = (
-        OnnxExporter()
-        .export(replace(deployable, probe=replace(deployable.probe, spikes=spikes)), tmp_path / "network.onnx")
-        .checks[1]
-    )
-    assert run.detail.startswith("7 of 26,064 spikes differ")
+    run = OnnxExporter().export(changed_spikes(deployable, 7), tmp_path / "network.onnx").checks[1]
+    assert run.detail == "7 of 26,064 spikes differ, predictions agree"
+
+
+def test_a_prediction_that_turns_with_one_spike_in_ten_thousand_is_reported(
+    deployable: Deployable, tmp_path: Path
+) -> None:
+    close = changed_spikes(changed_logits(deployable, 0.01), 2)
+    run = OnnxExporter().export(close, tmp_path / "network.onnx").checks[1]
+    assert run.detail == "2 of 26,064 spikes differ, 1 of 6 predictions turn with them"
+
+
+def test_a_prediction_that_turns_with_more_spikes_is_an_error(deployable: Deployable, tmp_path: Path) -> None:
+    with pytest.raises(Mismatch, match=r"predicts otherwise for 1 of 6 .* 3 of 26,064 spikes differ"):
+        OnnxExporter().export(changed_spikes(changed_logits(deployable, 0.01), 3), tmp_path / "network.onnx")
 
 
 def test_a_probe_of_other_neurons_is_a_mismatch(deployable: Deployable, tmp_path: Path) -> None:

@@ -1,7 +1,7 @@
-"""What lava-nc 0.10.0 and lava-dl 0.6.0 need in order to load a network on Python 3.10 to 3.13.
+"""What lava-nc 0.10.0 and lava-dl 0.6.0 need in order to run a network on Python 3.10 to 3.13.
 
 Both are archived, so the list is final. Only the worker applies it, before its first Lava import;
-no arithmetic is touched.
+the arithmetic of synapses and neurons stays Lava's.
 """
 
 from __future__ import annotations
@@ -10,24 +10,29 @@ import dataclasses
 import functools
 import importlib
 import importlib.util
+import multiprocessing
 import sys
+import traceback
 import types
 from multiprocessing.shared_memory import SharedMemory
 from typing import Any
 
 
-def apply(segments: str) -> None:
+def apply(segments: str, error: str) -> None:
     """Make `lava.lib.dl.netx.hdf5` importable and usable in this process.
 
     Args:
         segments: what the names of all shared-memory segments start with, so that whoever ends this
             process can tell them from everybody else's.
+        error: what the line starts with by which a failing Lava process says why, on standard error.
     """
     _import_var_model()
     _stub_slayer()
     _reshape_by_position()
     _find_models_beside_processes()
+    _widen_convolution_geometry()
     _name_segments(segments)
+    _report_failures(error)
 
 
 def _import_var_model() -> None:
@@ -77,6 +82,18 @@ def _reshape(shape: tuple[int, ...], values: Any) -> Any:
     return values.reshape(shape)
 
 
+def _widen_convolution_geometry() -> None:
+    """Lava keeps a convolution's geometry in 8 bits, in which NumPy 2 computes sizes: 128 pixels overflow."""
+    utils = importlib.import_module("lava.proc.conv.utils")
+    convolve = utils.conv
+
+    def conv(x: Any, weight: Any, kernel: Any, stride: Any, padding: Any, dilation: Any, groups: Any) -> Any:
+        sides = [tuple(map(int, pair)) for pair in (kernel, stride, padding, dilation)]
+        return convolve(x, weight, *sides, int(groups))
+
+    vars(utils)["conv"] = conv
+
+
 def _find_models_beside_processes() -> None:
     """Look for a process's models where they are, in its own module and in `models` beside it.
 
@@ -119,3 +136,18 @@ def _name_segments(prefix: str) -> None:
 
     infrastructure = importlib.import_module("lava.magma.runtime.message_infrastructure.multiprocessing")
     vars(infrastructure)["SharedMemoryManager"] = NamedSegments
+
+
+def _report_failures(prefix: str) -> None:
+    """Let a failing Lava process say so on standard error; Lava keeps it to itself, and waits."""
+    infrastructure = importlib.import_module("lava.magma.runtime.message_infrastructure.multiprocessing")
+
+    def run(process: multiprocessing.Process) -> None:
+        try:
+            multiprocessing.Process.run(process)
+        except Exception as error:
+            traceback.print_exc()
+            print(f"{prefix}{type(error).__name__}: {error}", file=sys.stderr, flush=True)
+            sys.exit(1)
+
+    infrastructure.SystemProcess.run = run

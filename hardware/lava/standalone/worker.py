@@ -27,6 +27,8 @@ from pathlib import Path
 from typing import Any
 
 EXIT_MISSING = 5
+ERROR = "worker error: "
+"""Begins the first line of standard error that says what went wrong; anything may surround it."""
 PACKAGES = ("lava-nc", "lava-dl", "numpy", "scipy", "h5py")
 
 
@@ -39,17 +41,18 @@ def main(argument: str) -> int:
         else:
             run(Path(argument))
     except ModuleNotFoundError as error:
-        print(error.name, file=sys.stderr)
+        print(f"{ERROR}{error.name}", file=sys.stderr)
         return EXIT_MISSING
-    except BaseException:
+    except BaseException as error:
         traceback.print_exc()
+        print(f"{ERROR}{type(error).__name__}: {error}", file=sys.stderr)
         return 1
     return 0
 
 
 def load_lava(segments: str) -> None:
     """Import Lava with what it needs on this Python."""
-    importlib.import_module("shim").apply(segments)
+    importlib.import_module("shim").apply(segments, ERROR)
     importlib.import_module("lava.lib.dl.netx.hdf5")
     importlib.import_module("processes")
 
@@ -147,17 +150,14 @@ def record_file(path: Path, dtype: str, job: dict[str, Any], layer: int) -> str:
 
 def end_with_child(children: list[Any], finished: threading.Event) -> None:
     """End the worker when a Lava process dies during the run, which would wait for it for ever."""
-    wait([child.sentinel for child in children])
+    dead = wait([child.sentinel for child in children])
     if finished.is_set():
         return
-    for child in children:
-        failure = getattr(child, "exception", None)
-        if failure is not None:
-            print(failure[1], file=sys.stderr)
-            break
-    else:
-        print("a Lava process was killed during the run", file=sys.stderr)
-    sys.stderr.flush()
+    # A process that failed has said so itself (see shim); its exit code is not negative.
+    codes = [child.exitcode for child in children if child.sentinel in dead]
+    for code in codes:
+        if code is not None and code < 0:
+            print(f"{ERROR}a Lava process was killed by signal {-code}", file=sys.stderr, flush=True)
     os._exit(1)
 
 

@@ -1,0 +1,112 @@
+import nir
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sca_deploy.errors import ScaDeployError
+from sca_deploy.hardware.lower import lower
+from sca_deploy.hardware.simulate import simulate
+from tests.hardware.test_frontend import DT, chain, lif, pool
+
+
+def graph(weight, bias, beta=0.5, threshold=1.0, readout=None):
+    """input -> Affine -> LIF [-> Affine]; weights are per unit of v, so the LIF's input gain is undone."""
+    gain = 1 / (1 - beta)
+    nodes = [nir.Affine(np.float32(weight * gain), np.float32(bias * gain)), lif((len(weight),), beta, threshold)]
+    if readout is not None:
+        nodes.append(nir.Affine(np.float32(readout), np.zeros(len(readout), np.float32)))
+    return chain((weight.shape[1],), *nodes)
+
+
+@st.composite
+def layers(draw):
+    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    size = draw(st.floats(1e-3, 1e3))
+    weight = rng.normal(draw(st.floats(-1, 1)), 1, (draw(st.integers(1, 8)), draw(st.integers(1, 200)))) * size
+    bias = rng.normal(size=len(weight)) * size * draw(st.floats(0, 2))
+    return weight, bias, draw(st.floats(0, 0.99)), size * draw(st.floats(0.1, 20)), draw(st.sampled_from([0, 4, 8]))
+
+
+@settings(max_examples=300)
+@given(layers())
+def test_no_input_can_wrap_the_current(case):
+    weight, bias, beta, threshold, bits = case
+    program = lower(graph(weight, bias, beta, threshold), dt=DT, steps=4, input_bits=bits)
+    [layer] = program.layers
+    integers = layer.synapses[0].weight.astype(np.int64)
+    for swing in (integers.clip(min=0), integers.clip(max=0)):
+        assert np.abs(swing.sum(axis=1)).max() * program.input_max * 64 < 2**23
+
+
+@settings(max_examples=300)
+@given(layers())
+def test_every_number_is_the_float_times_one_scale(case):
+    weight, bias, beta, threshold, bits = case
+    [layer] = lower(graph(weight, bias, beta, threshold), dt=DT, steps=4, input_bits=bits).layers
+    assert np.abs(layer.synapses[0].weight - weight * layer.scale).max() <= 1.001
+    assert np.abs(layer.bias - bias * layer.scale).max() <= 0.51 + 1e-6 * np.abs(layer.bias).max()
+    assert layer.threshold == pytest.approx(threshold * layer.scale, abs=0.51, rel=1e-6)
+    assert layer.v_decay == pytest.approx((1 - beta) * 4096, abs=0.51)
+
+
+@settings(max_examples=200)
+@given(st.integers(0, 2**32 - 1), st.integers(1, 64), st.integers(1, 40))
+def test_the_read_out_can_neither_fire_nor_saturate(seed, steps, features):
+    rng = np.random.default_rng(seed)
+    readout = rng.normal(0.5, 1, (3, features)) * 10 ** rng.uniform(-3, 3)
+    net = chain((features,), nir.Affine(np.float32(readout), np.float32(rng.normal(size=3) * np.abs(readout).max())))
+    program = lower(net, dt=DT, steps=steps, input_bits=0)
+    weight, bias = program.layers[0].synapses[0].weight, program.layers[0].bias.astype(int)
+    worst = [steps * 64 * (weight.clip(min=0).sum(1) + bias), steps * 64 * (weight.clip(max=0).sum(1) + bias)]
+    assert program.readout
+    assert np.abs(worst).max() <= 131071 << 6
+    everything = np.ones((1, steps, features), int)
+    exact = (weight.astype(int).sum(1) + bias) * 64 * steps
+    assert simulate(program, everything).readout[0].tolist() == exact.tolist()
+
+
+def test_max_pooling_as_or_neurons_is_exact():
+    net = chain((3, 6, 6), pool(2), lif((3, 3, 3), beta=0.0, threshold=0.5))
+    program = lower(net, dt=DT, steps=5, input_bits=0)
+    x = np.random.default_rng(0).random((4, 5, 3, 6, 6)) < 0.3
+    spikes = simulate(program, x.astype(int), record=["spikes"]).records["n1"]["spikes"]
+    expected = torch.nn.functional.max_pool2d(torch.from_numpy(x).float().flatten(0, 1), 2).unflatten(0, (4, 5))
+    np.testing.assert_array_equal(spikes, expected.numpy())
+
+
+@pytest.mark.parametrize("bias", [0.0, 0.4])
+def test_a_layer_without_weights_is_driven_by_its_bias_alone(bias):
+    program = lower(graph(np.zeros((2, 3)), np.full(2, bias)), dt=DT, steps=6, input_bits=0)
+    run = simulate(program, np.ones((1, 6, 3), int), record=["spikes"])
+    # v tends to 2 bias = 0.8 with beta 0.5, below the threshold of 1.
+    assert not run.records["n1"]["spikes"].any()
+    program = lower(graph(np.zeros((2, 3)), np.full(2, 0.8)), dt=DT, steps=6, input_bits=0)
+    fired = simulate(program, np.ones((1, 6, 3), int), record=["spikes"]).records["n1"]["spikes"][0, :, 0]
+    assert fired.tolist() == [0, 1, 0, 1, 0, 1]
+
+
+def test_integers_beside_floats_give_nearly_the_same_spikes():
+    rng = np.random.default_rng(1)
+    weight, bias = rng.normal(0, 0.4, (50, 40)), rng.normal(0, 0.1, 50)
+    x = (rng.random((20, 30, 40)) < 0.3).astype(int)
+    program = lower(graph(weight, bias), dt=DT, steps=30, input_bits=0)
+    v, differ = np.zeros((20, 50)), 0
+    spikes = simulate(program, x, record=["spikes"]).records["n1"]["spikes"]
+    for t in range(30):
+        v = 0.5 * v + x[:, t] @ weight.T + bias
+        differ += int(((v > 1) != spikes[:, t]).sum())
+        v[v > 1] = 0
+    assert spikes.mean() > 0.1
+    assert differ / spikes.size < 0.01
+
+
+def test_biases_that_leave_no_room_for_the_weights_are_refused():
+    with pytest.raises(ScaDeployError, match="layer 'n1': threshold or biases are so large"):
+        lower(graph(np.full((1, 2), 1e-4), np.array([1.0])), dt=DT, steps=4, input_bits=0)
+
+
+def test_payloads_wider_than_a_message_are_refused():
+    with pytest.raises(ScaDeployError, match="input of 17 bits"):
+        lower(graph(np.ones((1, 2)), np.zeros(1)), dt=DT, steps=4, input_bits=17)

@@ -1,0 +1,118 @@
+import numpy as np
+import pytest
+from hypothesis import given, settings
+
+from sca_deploy.errors import ScaDeployError, UsageError
+from sca_deploy.hardware import simulate as module
+from sca_deploy.hardware.program import INPUT, Conv, Dense, Layer, Program
+from sca_deploy.hardware.simulate import simulate
+from tests.hardware.programs import brute_force, programs
+
+
+def dense(weight, threshold=10, v_decay=0, bias=0, readout=False, bits=0, steps=3):
+    weight = np.array(weight, np.int32)
+    biases = np.full(weight.shape[0], bias, np.int32)
+    layer = Layer("out", weight.shape[:1], (Dense(INPUT, weight),), v_decay, threshold, biases)
+    return Program((weight.shape[1],), bits, steps, (layer,), readout)
+
+
+@settings(max_examples=400)
+@given(programs())
+def test_every_spike_u_and_v_is_that_of_the_brute_force_loop(case):
+    program, x = case
+    records, expected = simulate(program, x, record=("spikes", "u", "v")).records, brute_force(program, x)
+    for layer in program.layers:
+        for what in ("spikes", "u", "v"):
+            np.testing.assert_array_equal(records[layer.name][what], expected[layer.name][what])
+
+
+@settings(max_examples=100)
+@given(programs())
+def test_messages_are_the_spikes_summed_and_payloads_the_values(case):
+    program, x = case
+    run, expected = simulate(program, x), brute_force(program, x)
+    np.testing.assert_array_equal(run.messages[INPUT], (x != 0).sum((0, 1)))
+    np.testing.assert_array_equal(run.payload[INPUT], x.sum((0, 1)))
+    for layer in program.layers:
+        np.testing.assert_array_equal(run.messages[layer.name], expected[layer.name]["spikes"].sum((0, 1)))
+
+
+def test_sums_of_several_synapses_reach_one_population():
+    rng = np.random.default_rng(0)
+
+    def conv(source, channels):
+        return Conv(source, (2 * rng.integers(-60, 60, (3, channels, 3, 3))).astype(np.int32), padding=(1, 1))
+
+    zero = np.zeros(3, np.int32)
+    first = Layer("first", (3, 5, 5), (conv(INPUT, 2),), 2048, 90, zero)
+    joined = Layer("joined", (3, 5, 5), (conv(INPUT, 2), conv("first", 3)), 1024, 150, zero)
+    program = Program((2, 5, 5), 0, 4, (first, joined), False)
+    x = rng.integers(0, 2, (2, 4, 2, 5, 5))
+    np.testing.assert_array_equal(
+        simulate(program, x, record=["v"]).records["joined"]["v"], brute_force(program, x)["joined"]["v"]
+    )
+
+
+def test_sums_beyond_float32_are_exact():
+    # 255 * 254 * 600 = 38.9 million: above 2^24, where float32 skips odd numbers.
+    program = dense(np.full((1, 600), 254), threshold=131071, v_decay=4096, bits=8, steps=1)
+    x = np.full((1, 1, 600), 255)
+    x[0, 0, 0] = 254
+    with pytest.raises(ScaDeployError, match="beyond 25 bits"):
+        simulate(program, x)
+    program = dense(np.full((1, 300), 254), threshold=131071, v_decay=4096, bits=8, steps=1)
+    x = x[:, :, :300]
+    np.testing.assert_array_equal(
+        simulate(program, x, record=["u"]).records["out"]["u"], brute_force(program, x)["out"]["u"]
+    )
+
+
+def test_the_read_out_is_the_final_potential():
+    program = dense([[2, 4], [-6, 0]], threshold=131071, bias=1, readout=True)
+    x = np.array([[[1, 0], [1, 1], [0, 1]]])
+    assert simulate(program, x).readout.tolist() == [[(2 + 6 + 4 + 3) * 64, (-6 - 6 + 3) * 64]]
+
+
+def test_a_frame_repeated_in_memory_gives_what_copies_of_it_give():
+    rng = np.random.default_rng(1)
+    program = dense(2 * rng.integers(-9, 9, (4, 6)), bits=4, steps=5)
+    still = np.broadcast_to(rng.integers(0, 16, (3, 1, 6)), (3, 5, 6))
+    views, copies = (simulate(program, x, record=["v"]) for x in (still, still.copy()))
+    np.testing.assert_array_equal(views.records["out"]["v"], copies.records["out"]["v"])
+    for source in (INPUT, "out"):
+        np.testing.assert_array_equal(views.messages[source], copies.messages[source])
+        np.testing.assert_array_equal(views.payload[source], copies.payload[source])
+
+
+def test_chunks_change_nothing(monkeypatch):
+    rng = np.random.default_rng(2)
+    program, x = dense(2 * rng.integers(-9, 9, (4, 6))), rng.integers(0, 2, (7, 3, 6))
+    whole = simulate(program, x, record=["spikes", "v"])
+    monkeypatch.setattr(module, "CHUNK_VALUES", 40)
+    finished = []
+    parts = simulate(program, x, record=["spikes", "v"], progress=finished.append)
+    assert finished == [2, 2, 2, 1]
+    for what in ("spikes", "v"):
+        np.testing.assert_array_equal(whole.records["out"][what], parts.records["out"][what])
+    np.testing.assert_array_equal(whole.messages["out"], parts.messages["out"])
+
+
+@pytest.mark.parametrize(
+    ("x", "message"),
+    [
+        (np.zeros((2, 3, 5), int), r"shape \(2, 3, 5\), the network expects \(samples, steps, 2\)"),
+        (np.zeros((2, 2), int), "shape"),
+        (np.zeros((0, 3, 2), int), "holds no values"),
+        (np.zeros((2, 3, 2)), "type float64, the chip takes integers"),
+        (np.full((2, 3, 2), 2), "holds 2, outside 0 to 1"),
+        (np.full((2, 3, 2), -1), "holds -1, outside 0 to 1"),
+    ],
+)
+def test_an_input_the_chip_cannot_be_given_is_refused(x, message):
+    with pytest.raises(ScaDeployError, match=message):
+        simulate(dense([[2, 2]]), x)
+
+
+def test_only_states_can_be_recorded():
+    with pytest.raises(UsageError, match="cannot record w"):
+        simulate(dense([[2, 2]]), np.zeros((1, 1, 2), int), record=["w"])
