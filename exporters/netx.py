@@ -120,9 +120,17 @@ def _dense_as_conv(program: Program) -> set[str]:
 
 
 def _as_conv(layer: Layer, source: Shape) -> Layer:
-    """A dense layer as a convolution whose kernel covers the whole map: its one position sums the same."""
+    """A dense layer as a convolution whose kernel covers the whole map: its one position sums the same.
+
+    Lava's Conv spends time on every pair of channels in a group, so a layer without weights is split into
+    as many groups as possible.
+    """
     (dense,) = layer.synapses
-    conv = Conv(dense.source, dense.weight.reshape(dense.weight.shape[0], *source))
+    weight, groups = dense.weight.reshape(layer.neurons, *source), 1
+    if not weight.any():
+        groups = max(g for g in range(1, GEOMETRY_MAX + 1) if layer.neurons % g == source[0] % g == 0)
+        weight = weight[:, : source[0] // groups]
+    conv = Conv(dense.source, weight, groups=groups)
     _check_geometry(layer.name, conv)
     return replace(layer, shape=(*layer.shape, 1, 1), synapses=(conv,))
 

@@ -81,7 +81,14 @@ def train(
         entry["test_accuracy"] = accuracy(network, dataset.test_x, dataset.test_y)
         entry["seconds"] = round(time.perf_counter() - started, 3)
         log.append(entry)
-        save_network(path, network, optimizer=optimizer.state_dict(), log=log, identity=identity)
+        save_network(
+            path,
+            network,
+            input_bits=dataset.bits,
+            optimizer=optimizer.state_dict(),
+            log=log,
+            identity=identity,
+        )
         write_text(folder / "metrics.jsonl", "".join(json.dumps(e) + "\n" for e in log))
         if progress is not None:
             progress(entry)
@@ -133,11 +140,12 @@ def _train_epoch(
         if pruner is not None:
             pruner.after_backward()
         optimizer.step()
-        total += float(loss.detach()) * len(batch)
+        value = float(loss.detach())
+        if not np.isfinite(value):
+            raise ScaDeployError(f"the loss is {value:g} in epoch {epoch + 1}", "lower train.lr")
+        total += value * len(batch)
         correct += int((logits.detach().argmax(1) == labels).sum())
         seen += len(batch)
-        if not np.isfinite(total):
-            raise ScaDeployError(f"the loss is {float(loss):g} in epoch {epoch + 1}", "lower train.lr")
     return {"loss": total / seen, "train_accuracy": correct / seen}
 
 

@@ -95,6 +95,7 @@ def test_lava_repeats_every_spike_of_32_test_samples(digits_run, arm):
     assert {"steps", "simulator_seconds", "lava_seconds"} <= set(document)
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
 @pytest.mark.parametrize("arm", ARMS)
 def test_norse_runs_the_exported_graph_with_the_same_spikes(digits_run, test_set, arm):
     import nir

@@ -1,4 +1,7 @@
-"""Start the Lava worker, wait for it within a limit, and leave nothing of it behind."""
+"""Start the Lava worker, wait for it within a limit, and leave nothing of it behind.
+
+Lava needs `fork`, and this needs sessions and process groups: both are POSIX.
+"""
 
 from __future__ import annotations
 
@@ -161,8 +164,9 @@ def _run_worker(interpreter: str, folder: Path, timeout: float) -> None:
 def _wait_for_worker(interpreter: str, arguments: list[str], folder: Path, timeout: float) -> None:
     """Run the worker in its own session; whatever happens, the whole session is gone afterwards."""
     errors = folder / "stderr.txt"
-    # One thread a process: a Lava network is many processes already.
-    environment = os.environ | dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
+    # One thread a process: a Lava network is many processes already. Its many warnings are not for our users.
+    threads = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
+    environment = os.environ | threads | {"PYTHONWARNINGS": "ignore"}
     with errors.open("wb") as stderr, (folder / "stdout.txt").open("wb") as stdout:
         try:
             process = subprocess.Popen(

@@ -240,6 +240,15 @@ def test_a_dense_layer_netx_would_change_is_held_as_a_convolution_of_the_same_we
     assert net_difference(written, tmp_path / "a.net") == 0
 
 
+def test_a_layer_without_weights_has_as_many_groups_as_its_shape_allows(tmp_path):
+    first = conv_layer()
+    written = program(first, dense_layer("b", "a", np.zeros((6, first.neurons), np.int32)))
+    write_net(written, tmp_path / "a.net")
+    synapse = read_net(tmp_path / "a.net").layers[1].synapses[0]
+    assert (synapse.groups, synapse.weight.shape) == (2, (6, 2, 4, 4))
+    assert net_difference(written, tmp_path / "a.net") == 0
+
+
 def test_dense_layers_that_feed_it_become_convolutions_too(tmp_path):
     weight = even(3, 4, low=-256, high=0)
     weight[0, 0] = -256

@@ -151,8 +151,8 @@ def decays(rng):
 
 def all_zero(rng):
     first = layer("a", (1, 2, 3), Conv(INPUT, even(rng, 2, 1, 1, 1)))
-    zero = layer("b", first.shape, Dense("a", np.zeros((5, 12), np.int32)), bias=np.arange(5, dtype=np.int32) * 30)
-    last = layer("c", (5,), Dense("b", even(rng, 3, 5)))
+    zero = layer("b", first.shape, Dense("a", np.zeros((6, 12), np.int32)), bias=np.arange(6, dtype=np.int32) * 30)
+    last = layer("c", (6,), Dense("b", even(rng, 3, 6)))
     return chain((1, 2, 3), [first, zero, last]), binary(rng, 3, 4, 1, 2, 3)
 
 
@@ -312,6 +312,13 @@ def test_an_input_outside_the_range_is_refused_before_lava_starts(tmp_path):
 
 
 # Interpreters.
+
+
+@needs_lava
+def test_the_callers_python_settings_do_not_reach_lava(monkeypatch):
+    monkeypatch.setenv("PYTHONWARNINGS", "error")
+    monkeypatch.setenv("PYTHONSAFEPATH", "1")
+    assert lava_versions()["lava-nc"] == "0.10.0"
 
 
 @needs_lava

@@ -52,6 +52,7 @@ def main(argument: str) -> int:
 
 def load_lava(segments: str) -> None:
     """Import Lava with what it needs on this Python."""
+    sys.path.insert(0, str(Path(__file__).parent))
     importlib.import_module("shim").apply(segments, ERROR)
     importlib.import_module("lava.lib.dl.netx.hdf5")
     importlib.import_module("processes")
@@ -80,15 +81,14 @@ def run(folder: Path) -> None:
     source = surround(network, job, folder)
     source.create_runtime(Loihi2SimCfg(select_tag="fixed_pt"))
     finished = threading.Event()
-    children = multiprocessing.active_children()
+    children = {child.sentinel: child for child in multiprocessing.active_children()}
     threading.Thread(target=end_with_child, args=(children, finished), daemon=True).start()
-    try:
-        started = time.perf_counter()
-        source.run(RunSteps(num_steps=job["samples"] * job["steps"] + len(network.layers)))
-        seconds = time.perf_counter() - started
-    finally:
-        finished.set()
-        source.stop()
+    started = time.perf_counter()
+    source.run(RunSteps(num_steps=job["samples"] * job["steps"] + len(network.layers)))
+    seconds = time.perf_counter() - started
+    # After a failure stop() could wait for ever for a dead process; then the parent ends the session.
+    finished.set()
+    source.stop()
     finish(folder, {"seconds": seconds, "versions": versions()})
 
 
@@ -148,17 +148,25 @@ def record_file(path: Path, dtype: str, job: dict[str, Any], layer: int) -> str:
     return str(path)
 
 
-def end_with_child(children: list[Any], finished: threading.Event) -> None:
+def end_with_child(children: dict[int, Any], finished: threading.Event) -> None:
     """End the worker when a Lava process dies during the run, which would wait for it for ever."""
-    dead = wait([child.sentinel for child in children])
+    dead = wait(list(children))
     if finished.is_set():
         return
-    # A process that failed has said so itself (see shim); its exit code is not negative.
-    codes = [child.exitcode for child in children if child.sentinel in dead]
+    # A process that failed has said so itself (see shim); one that was killed could not.
+    codes = [exit_code(children[sentinel]) for sentinel in dead if isinstance(sentinel, int)]
     for code in codes:
-        if code is not None and code < 0:
+        if code < 0:
             print(f"{ERROR}a Lava process was killed by signal {-code}", file=sys.stderr, flush=True)
     os._exit(1)
+
+
+def exit_code(child: Any) -> int:
+    """The exit code of a dead process; 0 when Lava has already put it away."""
+    try:
+        return child.exitcode or 0
+    except ValueError:
+        return 0
 
 
 def finish(folder: Path, result: dict[str, Any]) -> None:

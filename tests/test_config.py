@@ -1,0 +1,63 @@
+import pytest
+
+from sca_deploy.config import Config, load_config, override, recipe_names
+from sca_deploy.errors import ScaDeployError, UsageError
+
+
+def write(folder, text):
+    path = folder / "c.toml"
+    path.write_text(text)
+    return path
+
+
+def test_recipes_are_found_by_name_and_hold_a_network():
+    assert {"digits", "fashion"} <= set(recipe_names())
+    for name in recipe_names():
+        assert load_config(name).network.layers
+
+
+def test_a_file_overrides_defaults_and_flags_override_the_file(tmp_path):
+    path = write(tmp_path, "seed = 3\n[train]\nepochs = 7\nlr = 1\n")
+    config = override(load_config(path), {"train.epochs": 2, "seed": None})
+    assert (config.seed, config.train.epochs, config.train.lr) == (3, 2, 1.0)
+    assert config.train.batch_size == Config().train.batch_size
+    assert config.name == "c"
+
+
+def test_a_config_survives_its_plain_form():
+    config = load_config("digits")
+    assert Config.from_plain(config.to_plain()) == config
+
+
+@pytest.mark.parametrize(
+    ("text", "problem", "fix"),
+    [
+        ("sed = 1", "unknown config key 'sed'", "did you mean 'seed'"),
+        ("[train]\nepoch = 1", "unknown config key 'train.epoch'", "did you mean 'train.epochs'"),
+        ("train = 3", "'train' is 3, it must be a table", ""),
+        ("[train]\nepochs = 'many'", "'train.epochs' is 'many', it must be of type int", ""),
+        ("[train]\nepochs = 0", "'train.epochs' is 0, outside 1", ""),
+        ("[prune]\nkeep = 0.0", "'prune.keep' is 0, outside", ""),
+        ("[prune]\nkeep = 1.5", "'prune.keep' is 1.5, outside", ""),
+        ("[prune]\nkeep = nan", "'prune.keep' is nan, outside", ""),
+        ("[network]\nsteps = 0", "'network.steps' is 0, outside 1", ""),
+        ("[prune]\nscore = 'potentail'", "unknown prune.score 'potentail'", "did you mean 'potential'"),
+        ("[train]\noptimizer = 'adm'", "unknown train.optimizer 'adm'", "did you mean 'adam'"),
+    ],
+)
+def test_a_wrong_key_is_named(tmp_path, text, problem, fix):
+    with pytest.raises(UsageError) as caught:
+        load_config(write(tmp_path, text))
+    assert problem in caught.value.problem
+    assert fix in caught.value.fix
+
+
+def test_a_file_that_is_not_toml_is_named_with_the_place(tmp_path):
+    with pytest.raises(ScaDeployError, match=r"c\.toml is not valid TOML: .*line 2"):
+        load_config(write(tmp_path, "seed = 1\nseed seed"))
+
+
+def test_an_unknown_recipe_is_answered_with_the_nearest():
+    with pytest.raises(UsageError) as caught:
+        load_config("digit")
+    assert "did you mean 'digits'" in caught.value.fix
