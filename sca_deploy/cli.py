@@ -393,7 +393,10 @@ def _job_of(options: Options, folder: Path) -> Job:
     from sca_deploy.files import read_json
     from sca_deploy.pipeline import Job
 
-    config: Config = Config.from_plain(read_json(folder.parent / "config.json"))
+    path = folder.parent / "config.json"
+    if not path.is_file():
+        raise ScaDeployError(f"{folder} is not in a run", "give a folder that `sca-deploy train` wrote, or an arm of it")
+    config: Config = Config.from_plain(read_json(path))
     return Job(config, folder.parent, options.console())
 
 

@@ -122,9 +122,9 @@ def _neurons(beta: float, threshold: float, shape: Shape) -> nir.NIRNode:
 
     if beta == 1.0:
         return nir.IF(r=full(1.0 / DT), v_threshold=full(threshold), v_reset=full(0.0))
-    return nir.LIF(
-        tau=full(DT / (1.0 - beta)), r=full(1.0), v_leak=full(0.0), v_threshold=full(threshold), v_reset=full(0.0)
-    )
+    # spikingjelly refuses tau = dt; one part in a million above it, no spike differs.
+    tau = DT / (1.0 - beta) if beta else DT * (1.0 + 1e-6)
+    return nir.LIF(tau=full(tau), r=full(1.0), v_leak=full(0.0), v_threshold=full(threshold), v_reset=full(0.0))
 
 
 def _sum_pool(layer: AvgPoolSpec) -> nir.SumPool2d:

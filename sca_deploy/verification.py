@@ -12,6 +12,7 @@ from sca_deploy.config import Config
 from sca_deploy.data import load_dataset
 from sca_deploy.errors import ScaDeployError, UsageError
 from sca_deploy.evaluate import direct_code
+from sca_deploy.exporters.netx import read_net
 from sca_deploy.hardware.lava.compare import Verification, verify
 from sca_deploy.hardware.program import Program
 from sca_deploy.recording import load_input
@@ -32,6 +33,7 @@ def verify_source(
     """
     folder = loihi2_folder(source)
     program = Program.load(folder / "program.npz")
+    read_net(folder / "network.net")  # a damaged file is named here; Lava would only fail on it
     if input_path is not None:
         x = load_input(input_path)
     else:

@@ -38,9 +38,10 @@ class _MultiStepLIF(torch.autograd.Function):
     def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor, None, None, None]:
         potentials, spikes = ctx.saved_tensors
         grad = _surrogate_gradient(ctx.surrogate, potentials - ctx.theta, grads[0])
+        kept = 1 - spikes
         for t in range(grad.shape[0] - 2, -1, -1):
             # dL/dv[t] also comes from v[t+1] = beta v[t] (1 - s[t]) + a[t+1].
-            grad[t] += ctx.beta * grad[t + 1] * (1 - spikes[t])
+            grad[t].addcmul_(grad[t + 1], kept[t], value=ctx.beta)
         return grad, None, None, None
 
 

@@ -162,8 +162,10 @@ def end_with_child(children: dict[int, Any], finished: threading.Event) -> None:
 
 
 def exit_code(child: Any) -> int:
-    """The exit code of a dead process; 0 when Lava has already put it away."""
+    """The exit code of a dying process; 0 when Lava has already put it away."""
     try:
+        # Its sentinel is a pipe, which closes a moment before the system knows the exit code.
+        multiprocessing.Process.join(child, timeout=5)
         return child.exitcode or 0
     except ValueError:
         return 0
