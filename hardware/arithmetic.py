@@ -1,6 +1,8 @@
-"""The chip's integer arithmetic on int32 tensors, without ever needing a wider type.
+"""The chip's integer arithmetic on floating-point tensors that hold integers, exactly.
 
 These are the operations of Lava's bit-accurate LIF model; `hardware.program` states the equations.
+Floats are used because they are what a CPU multiplies fastest; that every result is exact is a matter of
+bits: a state has 24, a decay 12, and float64 holds 53.
 """
 
 from __future__ import annotations
@@ -9,26 +11,29 @@ import torch
 
 from sca_deploy.hardware.program import DECAY_ONE, STATE_LIMIT
 
-_LOW_BITS = 12
 
-
-def decay(x: torch.Tensor, rate: int) -> torch.Tensor:
-    """sign(x) * ((|x| * (4096 - rate)) >> 12): what is left of a state after one step.
+def decay_(x: torch.Tensor, rate: int) -> torch.Tensor:
+    """sign(x) * ((|x| * (4096 - rate)) >> 12), in place: what is left of a state after one step.
 
     Args:
-        x: int32, |x| <= 2^23.
+        x: integers of magnitude up to 2^23, in a dtype that `state_dtype` allows for this rate.
         rate: 0 (keeps everything) to 4096 (keeps nothing).
     """
     if rate == 0:
         return x
     if rate == DECAY_ONE:
-        return torch.zeros_like(x)
-    keep = DECAY_ONE - rate
-    magnitude = x.abs()
-    # |x| * keep needs 35 bits. Splitting |x| = 4096 h + l keeps both products under 2^24.
-    high, low = magnitude >> _LOW_BITS, magnitude & (DECAY_ONE - 1)
-    left = high.mul_(keep).add_(low.mul_(keep) >> _LOW_BITS)
-    return left * x.sign()
+        return x.zero_()
+    return x.mul_((DECAY_ONE - rate) / DECAY_ONE).trunc_()
+
+
+def state_dtype(*rates: int) -> torch.dtype:
+    """The narrowest dtype in which states with these decays stay exact.
+
+    Multiplying by a power of two only shifts, so 24 bits are enough; any other decay needs 24 + 12.
+    """
+    keeps = [DECAY_ONE - rate for rate in rates]
+    shifts_only = all(keep & (keep - 1) == 0 for keep in keeps)
+    return torch.float32 if shifts_only else torch.float64
 
 
 def wrap(x: torch.Tensor) -> torch.Tensor:

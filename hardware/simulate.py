@@ -1,9 +1,9 @@
 """The simulated chip: a batched simulator that gives Lava's integers, bit for bit.
 
 Samples are independent, so a whole chunk of them and all its time steps go through a layer's
-synapses at once; only the neuron's state walks through time. Synaptic sums are computed in floating
-point, which is exact as long as no partial sum can reach 2^24 (float32) or 2^53 (float64); the
-format is chosen by that bound for every synapse.
+synapses at once; only the neuron's state walks through time. Integers are held in floating point, which
+is exact as long as nothing can reach 2^24 (float32) or 2^53 (float64): the dtype is chosen from the
+weights and decays of every layer (`_plan`), and overflow is only looked for where it can happen.
 """
 
 from __future__ import annotations
@@ -18,8 +18,9 @@ import torch
 import torch.nn.functional as F
 
 from sca_deploy.errors import ScaDeployError, UsageError
-from sca_deploy.hardware.arithmetic import decay, saturate_, wrap, wrap_activation
+from sca_deploy.hardware.arithmetic import decay_, saturate_, state_dtype, wrap, wrap_activation
 from sca_deploy.hardware.program import (
+    ACTIVATION_LIMIT,
     ALIGNMENT_BITS,
     DECAY_ONE,
     INPUT,
@@ -31,8 +32,8 @@ from sca_deploy.hardware.program import (
 )
 
 RECORDABLE = ("spikes", "u", "v")
-CHUNK_VALUES = 1 << 22
-"""Neuron values (samples x steps x neurons of the widest layer) that are in memory at once."""
+CHUNK_VALUES = 1 << 19
+"""Neuron values (samples x steps x neurons of the widest layer) worked on at once: what a cache holds."""
 
 Records = dict[str, dict[str, npt.NDArray[np.generic]]]
 
@@ -94,10 +95,10 @@ def simulate(
         readout=np.zeros((samples, program.layers[-1].neurons), np.int64) if program.readout else None,
         records={layer.name: _empty_records(layer, samples, steps, record) for layer in program.layers},
     )
-    kernels = {id(s): _exact_weight(program, layer, s) for layer in program.layers for s in layer.synapses}
     with torch.inference_mode():
+        plans = [_plan(program, layer) for layer in program.layers]
         for chunk in _chunks(program, samples, steps):
-            _run_chunk(run, kernels, x, chunk)
+            _run_chunk(run, plans, x, chunk)
             if progress is not None:
                 progress(chunk.stop - chunk.start)
     return run
@@ -134,31 +135,57 @@ def _chunks(program: Program, samples: int, steps: int) -> Iterator[slice]:
         yield slice(start, min(start + size, samples))
 
 
-def _exact_weight(program: Program, layer: Layer, synapse: Synapse) -> torch.Tensor:
-    """The weights in the narrowest float format whose sums are exact."""
-    fan_in = np.abs(synapse.weight).astype(np.int64).reshape(synapse.weight.shape[0], -1).sum(axis=1)
-    bound = int(fan_in.max(initial=0)) * program.payload_max(synapse.source)
+@dataclass(frozen=True, eq=False)
+class _Plan:
+    """How one layer is computed exactly.
+
+    Args:
+        weights: one a synapse, already aligned (<< 6).
+        bias: aligned, (channels,) or the full shape.
+        states: dtype of u and v.
+        bound: the largest magnitude a summed input (before alignment) can have.
+    """
+
+    layer: Layer
+    weights: tuple[torch.Tensor, ...]
+    bias: torch.Tensor
+    states: torch.dtype
+    bound: int
+
+
+def _plan(program: Program, layer: Layer) -> _Plan:
+    bound = sum(_largest_sum(synapse) * program.payload_max(synapse.source) for synapse in layer.synapses)
     if bound >= 4 * STATE_LIMIT:
         raise ScaDeployError(f"layer '{layer.name}': synaptic sums may reach {bound}, beyond 25 bits")
-    dtype = torch.float32 if bound < 1 << 24 else torch.float64
-    return torch.tensor(synapse.weight, dtype=dtype)
+    # Aligned sums are multiples of 64, so float32 holds them exactly up to 2^24 * 64.
+    exact = torch.float32 if bound < 1 << 24 else torch.float64
+    weights = tuple(torch.tensor(s.weight, dtype=exact) * (1 << ALIGNMENT_BITS) for s in layer.synapses)
+    # A decaying current adds its low bits to the aligned sum: 30 bits before it wraps.
+    states = state_dtype(layer.v_decay) if layer.u_decay == DECAY_ONE else torch.float64
+    bias = torch.tensor(layer.bias, dtype=states) * (1 << ALIGNMENT_BITS)
+    return _Plan(layer, weights, bias.reshape(layer.bias.shape + (1,) * (len(layer.shape) - bias.dim())), states, bound)
 
 
-def _run_chunk(
-    run: Simulation, kernels: dict[int, torch.Tensor], x: npt.NDArray[np.generic], chunk: slice
-) -> None:
+def _largest_sum(synapse: Synapse) -> int:
+    """The largest magnitude of a sum, for payloads of 0 or 1: messages are never negative."""
+    weight = synapse.weight.astype(np.int64).reshape(len(synapse.weight), -1)
+    swings = weight.clip(min=0).sum(axis=1), -weight.clip(max=0).sum(axis=1)
+    return int(np.maximum(*swings).max(initial=0))
+
+
+def _run_chunk(run: Simulation, plans: list[_Plan], x: npt.NDArray[np.generic], chunk: slice) -> None:
     """All layers for some samples. Tensors are (steps, samples, *shape)."""
-    steps = run.steps
     values = _input_tensor(x[chunk])
     spikes: dict[str, torch.Tensor] = {INPUT: values}
-    repeats = steps // values.shape[0]
+    repeats = run.steps // values.shape[0]
     _tally(run, INPUT, (values != 0).sum((0, 1)) * repeats, values.sum((0, 1), dtype=torch.float64) * repeats)
-    for layer in run.program.layers:
-        a = reduce(torch.add, (_synapse(kernels[id(s)], s, spikes[s.source]) for s in layer.synapses))
-        fired = _neurons(layer, a.expand(steps, *a.shape[1:]), run, chunk)
-        spikes[layer.name] = fired
-        count = fired.sum((0, 1), dtype=torch.float64)
-        _tally(run, layer.name, count, count)
+    for plan in plans:
+        inputs = zip(plan.weights, plan.layer.synapses, strict=True)
+        arrived = reduce(torch.add, (_synapse(w, s, spikes[s.source], plan.bound) for w, s in inputs))
+        fired = _neurons(plan, arrived.expand(run.steps, *arrived.shape[1:]), run, chunk)
+        spikes[plan.layer.name] = fired
+        count = fired.flatten(0, 1).sum(0)
+        _tally(run, plan.layer.name, count, count)
 
 
 def _input_tensor(x: npt.NDArray[np.generic]) -> torch.Tensor:
@@ -173,35 +200,39 @@ def _tally(run: Simulation, source: str, messages: torch.Tensor, payload: torch.
     run.payload[source] += payload.to(torch.int64).numpy()
 
 
-def _synapse(weight: torch.Tensor, synapse: Synapse, spikes: torch.Tensor) -> torch.Tensor:
-    """Summed synaptic input a, int32 (steps, samples, *shape); time is folded into the batch."""
+def _synapse(weight: torch.Tensor, synapse: Synapse, spikes: torch.Tensor, bound: int) -> torch.Tensor:
+    """Aligned synaptic input a << 6, (steps, samples, *shape); time is folded into the batch."""
     flat = spikes.flatten(0, 1).to(weight.dtype)
     if isinstance(synapse, Conv):
         a = F.conv2d(flat, weight, None, synapse.stride, synapse.padding, synapse.dilation, synapse.groups)
-        a = wrap_activation(a.to(torch.int32))
+        if bound >= STATE_LIMIT:
+            a = wrap_activation(a.double() / (1 << ALIGNMENT_BITS)) * (1 << ALIGNMENT_BITS)
     else:
-        a = (flat.flatten(1) @ weight.T).to(torch.int32)
+        a = flat.flatten(1) @ weight.T
     return a.unflatten(0, spikes.shape[:2])
 
 
-def _neurons(layer: Layer, a: torch.Tensor, run: Simulation, chunk: slice) -> torch.Tensor:
-    """The population's spikes, float32 (steps, samples, *shape), from its input a of that shape."""
-    records = run.records[layer.name]
-    bias = torch.tensor(layer.full_bias()) << ALIGNMENT_BITS
+def _neurons(plan: _Plan, arrived: torch.Tensor, run: Simulation, chunk: slice) -> torch.Tensor:
+    """The population's spikes, float32 (steps, samples, *shape), from its aligned input of that shape."""
+    layer, records = plan.layer, run.records[plan.layer.name]
     threshold = layer.threshold << ALIGNMENT_BITS
-    u = torch.zeros(a.shape[1:], dtype=torch.int32)
+    wraps = plan.bound >= ACTIVATION_LIMIT and bool(arrived.abs().max() >= STATE_LIMIT)
+    u = torch.zeros(arrived.shape[1:], dtype=plan.states)
     v = torch.zeros_like(u)
-    spikes = torch.empty(a.shape, dtype=torch.float32)
+    spikes = torch.empty(arrived.shape, dtype=torch.float32)
     for t in range(run.steps):
-        arrived = a[t] << ALIGNMENT_BITS
-        u = wrap(arrived if layer.u_decay == DECAY_ONE else decay(u, layer.u_decay) + arrived)
-        v = saturate_(decay(v, layer.v_decay) + u + bias)
+        if layer.u_decay != DECAY_ONE:
+            u = wrap(decay_(u, layer.u_decay) + arrived[t])
+        else:
+            u = wrap(arrived[t]) if wraps else arrived[t]
+        # In float32 this sum can round beyond 2^24, where it saturates anyway.
+        v = saturate_(decay_(v, layer.v_decay).add_(u).add_(plan.bias))
         fired = v > threshold
         v.masked_fill_(fired, 0)
         spikes[t] = fired
         for what, state in (("spikes", fired), ("u", u), ("v", v)):
             if what in records:
-                records[what][chunk, t] = state.numpy()
+                records[what][chunk, t] = state.to(torch.int32).numpy()
     if run.readout is not None and layer is run.program.layers[-1]:
-        run.readout[chunk] = v.flatten(1).numpy()
+        run.readout[chunk] = v.flatten(1).to(torch.int64).numpy()
     return spikes

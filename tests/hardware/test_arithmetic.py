@@ -1,5 +1,5 @@
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sca_deploy.hardware import arithmetic
@@ -8,14 +8,20 @@ LIMIT = 2**23
 STATE = st.lists(st.integers(-LIMIT, LIMIT), min_size=1, max_size=50)
 
 
-def tensor(values):
-    return torch.tensor(values, dtype=torch.int32)
+def tensor(values, dtype=torch.float64):
+    return torch.tensor(values, dtype=dtype)
 
 
-@given(STATE, st.integers(0, 4096))
+@settings(max_examples=500)
+@given(STATE, st.integers(0, 4096) | st.sampled_from([0, 2048, 3072, 4095, 4096]))
 def test_decay_is_the_sign_times_the_shifted_product_of_magnitudes(values, rate):
-    left = arithmetic.decay(tensor(values), rate).tolist()
+    left = arithmetic.decay_(tensor(values, arithmetic.state_dtype(rate)), rate).tolist()
     assert left == [(1 if x >= 0 else -1) * (abs(x) * (4096 - rate) >> 12) for x in values]
+
+
+def test_only_decays_that_shift_are_held_in_float32():
+    narrow = [rate for rate in range(4097) if arithmetic.state_dtype(rate) == torch.float32]
+    assert sorted(4096 - rate for rate in narrow) == [0, *(2**n for n in range(13))]
 
 
 @given(st.lists(st.integers(-2 * LIMIT, 2 * LIMIT), min_size=1, max_size=50))
