@@ -31,7 +31,9 @@ def measure(seeds: list[int], folder: Path, quiet: bool) -> dict[str, Any]:
         config = override(load_config("digits"), {"seed": seed})
         runs[seed] = run(Job(config, folder / f"seed{seed}", Console(quiet)))
     mean = {
-        arm: {kind: statistics.mean(100 * r[arm][f"accuracy_{kind}"] for r in runs.values()) for kind in ("float", "chip")}
+        arm: {
+            kind: statistics.mean(100 * r[arm][f"accuracy_{kind}"] for r in runs.values()) for kind in ("float", "chip")
+        }
         for arm in ARMS
     }
     return {"seeds": runs, "mean": mean}

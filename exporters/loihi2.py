@@ -1,11 +1,11 @@
 """Everything Loihi 2 needs of a network, in one folder.
 
-    network.net     lava-dl's HDF5 description, what `lava.lib.dl.netx.hdf5.Network` loads
-    program.npz     the integer Program, what the simulator runs
-    network.nir     the float graph it was lowered from
-    cores.json      the core table
-    manifest.json   versions, seed, config, hashes of all files
-    README.md       the model card
+network.net     lava-dl's HDF5 description, what `lava.lib.dl.netx.hdf5.Network` loads
+program.npz     the integer Program, what the simulator runs
+network.nir     the float graph it was lowered from
+cores.json      the core table
+manifest.json   versions, seed, config, hashes of all files
+README.md       the model card
 """
 
 from __future__ import annotations

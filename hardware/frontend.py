@@ -114,7 +114,9 @@ def read_populations(graph: nir.NIRGraph, dt: float) -> tuple[Shape, list[Popula
     if pending is not None and not pending.is_conv:
         populations.append(Population(last, source, shape, pending, 1.0, None))
     elif pending is not None or pooled is not None:
-        raise ScaDeployError(f"the graph ends in '{last}' without neurons", "end it in neurons or in an Affine read-out")
+        raise ScaDeployError(
+            f"the graph ends in '{last}' without neurons", "end it in neurons or in an Affine read-out"
+        )
     if not populations:
         raise ScaDeployError("the graph holds no neurons", "nothing to lower")
     return input_shape, populations
@@ -305,7 +307,11 @@ def _neuron(name: str, node: nir.LIF | nir.IF, dt: float) -> tuple[float, float,
     # float32 time constants make dt / tau miss 0 and 1 by a rounding error.
     leak = dt / tau if tau > 0 else np.inf
     if not 0 <= leak <= 1 + 1e-6:
-        raise _refuse(name, node, f"tau is {tau:g} s, shorter than the time step of {dt:g} s", )
+        raise _refuse(
+            name,
+            node,
+            f"tau is {tau:g} s, shorter than the time step of {dt:g} s",
+        )
     leak = min(leak, 1.0)
     return 1.0 - leak, r * leak, threshold
 

@@ -9,6 +9,8 @@ head-room that `steps` steps of the worst input need.
 
 from __future__ import annotations
 
+from typing import Any
+
 import nir
 import numpy as np
 import numpy.typing as npt
@@ -96,7 +98,7 @@ def _largest_scale(population: Population, payload: int) -> float:
     return float(min(limits, default=1.0))
 
 
-def _signed_sums(weight: npt.NDArray[np.generic]) -> float:
+def _signed_sums(weight: npt.NDArray[Any]) -> float:
     """The largest sum of equal-signed weights into one neuron: what its input can swing to."""
     flat = weight.reshape(weight.shape[0], -1)
     positive = np.where(flat > 0, flat, 0).sum(axis=1).max(initial=0)
@@ -128,4 +130,3 @@ def _synapse(source: str, weight: IntArray, operator: Operator) -> Synapse:
     if operator.is_conv:
         return Conv(source, weight, operator.stride, operator.padding, operator.dilation, operator.groups)
     return Dense(source, weight)
-

@@ -209,7 +209,7 @@ def _synapse(weight: torch.Tensor, synapse: Synapse, spikes: torch.Tensor, bound
             a = wrap_activation(a.double() / (1 << ALIGNMENT_BITS)) * (1 << ALIGNMENT_BITS)
     else:
         a = flat.flatten(1) @ weight.T
-    return a.unflatten(0, spikes.shape[:2])
+    return a.reshape(*spikes.shape[:2], *a.shape[1:])
 
 
 def _neurons(plan: _Plan, arrived: torch.Tensor, run: Simulation, chunk: slice) -> torch.Tensor:

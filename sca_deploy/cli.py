@@ -70,9 +70,9 @@ def common(function: Callable[..., None]) -> Callable[..., None]:
 
 def reading(function: Callable[..., None]) -> Callable[..., None]:
     """What foreign files do not say."""
-    function = click.option("--input-bits", type=click.IntRange(0, 16), help="Payload bits of input spikes; 0: binary.")(
-        function
-    )
+    function = click.option(
+        "--input-bits", type=click.IntRange(0, 16), help="Payload bits of input spikes; 0: binary."
+    )(function)
     function = click.option("--steps", type=click.IntRange(1), help="Time steps a sample lasts.")(function)
     return click.option("--dt", type=float, help="Time step in seconds of a .nir file.")(function)
 
@@ -190,9 +190,7 @@ def compact(options: Options, run: Path) -> None:
 @click.option("--chip", default="loihi2", help="Chip the loihi2 target must fit: a name or a .toml file.")
 @reading
 @common
-def export(
-    options: Options, source: Path, target: str, output: Path | None, chip: str, **flags: Any
-) -> None:
+def export(options: Options, source: Path, target: str, output: Path | None, chip: str, **flags: Any) -> None:
     """Write a network for a chip or another tool, and check what was written.
 
     SOURCE is a run, an arm, a .pt checkpoint or a .nir graph.
@@ -208,9 +206,7 @@ def export(
     document = {
         "target": target,
         "path": str(exported.path),
-        "checks": [
-            {"name": c.name, "max_difference": c.max_difference, "detail": c.detail} for c in exported.checks
-        ],
+        "checks": [{"name": c.name, "max_difference": c.max_difference, "detail": c.detail} for c in exported.checks],
     }
     text = "\n".join([f"written: {exported.path}", *(f"  {check}" for check in exported.checks)])
     hint = f"sca-deploy verify {exported.path}" if target == "loihi2" else ""
@@ -224,9 +220,7 @@ def export(
 @click.option("-o", "--output", type=PATH, default=Path("out.npz"), help=".npz to write.")
 @reading
 @common
-def simulate(
-    options: Options, source: Path, input_path: Path, record: str, output: Path, **flags: Any
-) -> None:
+def simulate(options: Options, source: Path, input_path: Path, record: str, output: Path, **flags: Any) -> None:
     """Run a network on the simulated chip and record every layer."""
     from sca_deploy import recording
     from sca_deploy.hardware.simulate import simulate as run_simulator
@@ -395,7 +389,9 @@ def _job_of(options: Options, folder: Path) -> Job:
 
     path = folder.parent / "config.json"
     if not path.is_file():
-        raise ScaDeployError(f"{folder} is not in a run", "give a folder that `sca-deploy train` wrote, or an arm of it")
+        raise ScaDeployError(
+            f"{folder} is not in a run", "give a folder that `sca-deploy train` wrote, or an arm of it"
+        )
     config: Config = Config.from_plain(read_json(path))
     return Job(config, folder.parent, options.console())
 

@@ -1,10 +1,10 @@
 """Every error a user can meet, with the exit code the command line gives it.
 
-    ScaDeployError          1   the work failed (a damaged file, wrong data)
-    |-- UsageError          2   the request itself is wrong (unknown target, impossible config)
-    |-- DoesNotFit          3   a network exceeds the chip
-    |-- Mismatch            4   two executions that must agree do not
-    `-- MissingExtra        5   an optional component is not installed
+ScaDeployError          1   the work failed (a damaged file, wrong data)
+|-- UsageError          2   the request itself is wrong (unknown target, impossible config)
+|-- DoesNotFit          3   a network exceeds the chip
+|-- Mismatch            4   two executions that must agree do not
+`-- MissingExtra        5   an optional component is not installed
 """
 
 from __future__ import annotations

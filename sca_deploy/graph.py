@@ -9,6 +9,7 @@ threshold 1/2. The graph's input are the integer values themselves; their scale 
 
 from __future__ import annotations
 
+import itertools
 from typing import cast
 
 import nir
@@ -68,7 +69,7 @@ def to_nir(network: SpikingNetwork) -> nir.NIRGraph:
         shape = out
     nodes["output"] = nir.Output({"output": np.array(shape)})
     names = list(nodes)
-    edges = list(zip(names, names[1:], strict=False))
+    edges = list(itertools.pairwise(names))
     metadata = {"dt": DT, "T": spec.steps, "reset": "hard"}
     return nir.NIRGraph(nodes=nodes, edges=edges, metadata=metadata)
 

@@ -74,9 +74,7 @@ def start(job: Job) -> None:
     """
     path, plain = job.folder / "config.json", job.config.to_plain()
     if path.exists() and read_json(path) != plain:
-        raise UsageError(
-            f"{job.folder} holds a run of another config", "choose another --output, or delete the folder"
-        )
+        raise UsageError(f"{job.folder} holds a run of another config", "choose another --output, or delete the folder")
     write_json(path, plain)
 
 
@@ -125,7 +123,9 @@ def compact_arm(job: Job, arm: str) -> None:
     small = compact(network)
     proof = prove(network, small, torch.from_numpy(job.dataset.test_x[:PROOF_SAMPLES]))
     save_network(folder / "network.pt", small, input_bits=job.dataset.bits)
-    write_json(folder / "compaction.json", {**vars(proof), "before": network.kept_channels, "after": small.kept_channels})
+    write_json(
+        folder / "compaction.json", {**vars(proof), "before": network.kept_channels, "after": small.kept_channels}
+    )
     job.console.say(
         f"{arm}: compacted to {sum(small.kept_channels.values())} channels; {proof.spikes_compared:,} spikes equal, "
         f"logits within {proof.max_logit_difference:g}"

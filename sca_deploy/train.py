@@ -75,7 +75,7 @@ def train(
     for epoch in range(len(log), config.train.epochs):
         started = time.perf_counter()
         _set_rate(optimizer, config.train, epoch)
-        entry = {"epoch": epoch + 1, **_train_epoch(network, optimizer, pruner, x, y, config, epoch)}
+        entry: dict[str, Any] = {"epoch": epoch + 1, **_train_epoch(network, optimizer, pruner, x, y, config, epoch)}
         if pruner is not None:
             entry["sca"] = pruner.after_epoch(epoch)
         entry["test_accuracy"] = accuracy(network, dataset.test_x, dataset.test_y)
@@ -136,7 +136,7 @@ def _train_epoch(
         logits = network(images)
         loss = F.cross_entropy(logits / network.spec.steps, labels)
         optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         if pruner is not None:
             pruner.after_backward()
         optimizer.step()

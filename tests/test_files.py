@@ -13,9 +13,14 @@ from sca_deploy.files import atomic_folder, atomic_path, read_json, write_json, 
 
 def test_a_failing_writer_leaves_what_was_there(tmp_path):
     write_text(tmp_path / "a", "old")
-    with pytest.raises(RuntimeError), atomic_path(tmp_path / "a") as path:
-        path.write_text("half")
-        raise RuntimeError
+
+    def fail():
+        with atomic_path(tmp_path / "a") as path:
+            path.write_text("half")
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        fail()
     assert [p.name for p in tmp_path.iterdir()] == ["a"]
     assert (tmp_path / "a").read_text() == "old"
 
@@ -23,9 +28,14 @@ def test_a_failing_writer_leaves_what_was_there(tmp_path):
 def test_a_failing_folder_leaves_what_was_there(tmp_path):
     with atomic_folder(tmp_path / "f") as folder:
         (folder / "x").write_text("old")
-    with pytest.raises(RuntimeError), atomic_folder(tmp_path / "f") as folder:
-        (folder / "y").write_text("half")
-        raise RuntimeError
+
+    def fail():
+        with atomic_folder(tmp_path / "f") as folder:
+            (folder / "y").write_text("half")
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        fail()
     assert [p.name for p in tmp_path.iterdir()] == ["f"]
     assert [p.name for p in (tmp_path / "f").iterdir()] == ["x"]
 

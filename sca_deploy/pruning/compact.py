@@ -44,7 +44,7 @@ def compact(network: SpikingNetwork) -> SpikingNetwork:
             _copy(source, target, {"weight": (outputs, alive), "bias": (outputs,)})
             alive = outputs
         elif isinstance(layer, BatchNormSpec):
-            _copy(source, target, {k: (alive,) for k in ("weight", "bias", "running_mean", "running_var")})
+            _copy(source, target, dict.fromkeys(("weight", "bias", "running_mean", "running_var"), (alive,)))
         elif isinstance(layer, FlattenSpec):
             alive = alive.repeat_interleave(shape[0] // len(alive))
     return small.eval()

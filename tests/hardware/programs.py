@@ -29,7 +29,9 @@ def synaptic_sums(synapse, source):
     """{neuron index: sum} of one synapse for one step's source values, by looping over every weight."""
     if isinstance(synapse, Dense):
         flat = source.reshape(-1)
-        return {(o,): sum(int(w) * int(x) for w, x in zip(row, flat, strict=True)) for o, row in enumerate(synapse.weight)}
+        return {
+            (o,): sum(int(w) * int(x) for w, x in zip(row, flat, strict=True)) for o, row in enumerate(synapse.weight)
+        }
     out, per_group, kh, kw = synapse.weight.shape
     sums = {}
     shape = synapse.output_shape(source.shape)
@@ -53,7 +55,7 @@ def brute_force(program, x):
         for layer in program.layers
     }
     for n in range(samples):
-        state = {layer.name: {index: (0, 0) for index in np.ndindex(layer.shape)} for layer in program.layers}
+        state = {layer.name: dict.fromkeys(np.ndindex(layer.shape), (0, 0)) for layer in program.layers}
         for t in range(steps):
             values = {INPUT: x[n, t]}
             for layer in program.layers:

@@ -1,3 +1,5 @@
+import itertools
+
 import nir
 import numpy as np
 import pytest
@@ -37,7 +39,7 @@ def chain(shape, *nodes):
     named = {"input": nir.Input({"input": np.array(shape)})}
     named |= {f"n{i}": node for i, node in enumerate(nodes)} | {"output": nir.Output({"output": np.array([1])})}
     names = list(named)
-    return nir.NIRGraph(named, list(zip(names, names[1:], strict=False)), type_check=False)
+    return nir.NIRGraph(named, list(itertools.pairwise(names)), type_check=False)
 
 
 def apply(operator, x):

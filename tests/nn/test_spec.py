@@ -38,7 +38,9 @@ def test_a_spec_survives_its_plain_form():
 
 
 def test_neuron_defaults_apply_to_every_population_and_give_way_to_its_own():
-    layers = parse_layers([CONV, {"type": "lif"}, CONV, {"type": "lif", "beta": 0.9}, CONV, {"type": "if"}], {"beta": 0.25})
+    layers = parse_layers(
+        [CONV, {"type": "lif"}, CONV, {"type": "lif", "beta": 0.9}, CONV, {"type": "if"}], {"beta": 0.25}
+    )
     assert [layer.beta for layer in layers if layer.type in ("lif", "if")] == [0.25, 0.9, 1.0]
 
 
@@ -79,5 +81,9 @@ def test_a_wrong_table_is_named(layers, named):
 )
 def test_a_layer_out_of_place_is_named(layers, named):
     with pytest.raises(UsageError) as caught:
-        spec(layers if layers[-1]["type"] == "linear" or named == "lif1" else [*layers, {"type": "linear", "features": 2}])
+        spec(
+            layers
+            if layers[-1]["type"] == "linear" or named == "lif1"
+            else [*layers, {"type": "linear", "features": 2}]
+        )
     assert f"'{named}'" in caught.value.problem

@@ -1,3 +1,5 @@
+import itertools
+
 import pytest
 import torch
 from hypothesis import given
@@ -56,7 +58,9 @@ def test_regrowth_takes_the_largest_gradients_among_the_rest():
 
 
 def test_ranking_is_global():
-    masks, _ = select([torch.tensor([1.0, 2.0]), torch.tensor([5.0, 6.0, 7.0])], [torch.zeros(2), torch.zeros(3)], 3, 0, 0)
+    masks, _ = select(
+        [torch.tensor([1.0, 2.0]), torch.tensor([5.0, 6.0, 7.0])], [torch.zeros(2), torch.zeros(3)], 3, 0, 0
+    )
     assert [m.tolist() for m in masks] == [[False, True], [False, True, True]]
 
 
@@ -72,7 +76,7 @@ def test_the_schedule_falls_to_the_kept_fraction_and_leaves_fixed_epochs(epochs,
     fractions = [schedule.keep(epoch) for epoch in updates]
     assert fractions[-1] == pytest.approx(keep)
     assert schedule.regrow(updates[-1]) == pytest.approx(0)
-    assert all(a >= b for a, b in zip(fractions, fractions[1:], strict=False))
+    assert all(a >= b for a, b in itertools.pairwise(fractions))
     assert updates[-1] < epochs - 1
 
 
