@@ -22,6 +22,7 @@ from sca_deploy.pipeline import Job, run
 from sca_deploy.report.tables import table
 
 ARMS = ("dense", "pruned")
+KINDS = ("float", "chip")
 
 
 def measure(seeds: list[int], folder: Path, quiet: bool) -> dict[str, Any]:
@@ -30,22 +31,20 @@ def measure(seeds: list[int], folder: Path, quiet: bool) -> dict[str, Any]:
     for seed in seeds:
         config = override(load_config("digits"), {"seed": seed})
         runs[seed] = run(Job(config, folder / f"seed{seed}", Console(quiet)))
-    mean = {
-        arm: {
-            kind: statistics.mean(100 * r[arm][f"accuracy_{kind}"] for r in runs.values()) for kind in ("float", "chip")
-        }
-        for arm in ARMS
-    }
-    return {"seeds": runs, "mean": mean}
+
+    def mean(arm: str, kind: str) -> float:
+        return statistics.mean(100 * document[arm][f"accuracy_{kind}"] for document in runs.values())
+
+    return {"seeds": runs, "mean": {arm: {kind: mean(arm, kind) for kind in KINDS} for arm in ARMS}}
 
 
 def text(result: dict[str, Any]) -> str:
     """The result for people."""
     rows = []
     for seed, document in result["seeds"].items():
-        cells = [f"{100 * document[arm][f'accuracy_{kind}']:.2f}" for arm in ARMS for kind in ("float", "chip")]
+        cells = [f"{100 * document[arm][f'accuracy_{kind}']:.2f}" for arm in ARMS for kind in KINDS]
         rows.append((str(seed), *cells, f"{document['ratio']['channels']:.1%}"))
-    rows.append(("mean", *(f"{result['mean'][arm][kind]:.2f}" for arm in ARMS for kind in ("float", "chip")), ""))
+    rows.append(("mean", *(f"{result['mean'][arm][kind]:.2f}" for arm in ARMS for kind in KINDS), ""))
     head = ("seed", "dense, float", "dense, chip", "pruned, float", "pruned, chip", "channels kept")
     return table(head, rows, "test accuracy in % (float measured, chip simulated)")
 

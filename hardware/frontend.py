@@ -114,9 +114,7 @@ def read_populations(graph: nir.NIRGraph, dt: float) -> tuple[Shape, list[Popula
     if pending is not None and not pending.is_conv:
         populations.append(Population(last, source, shape, pending, 1.0, None))
     elif pending is not None or pooled is not None:
-        raise ScaDeployError(
-            f"the graph ends in '{last}' without neurons", "end it in neurons or in an Affine read-out"
-        )
+        raise ScaDeployError(f"the graph ends in '{last}' without neurons", "end it in neurons or in an Affine")
     if not populations:
         raise ScaDeployError("the graph holds no neurons", "nothing to lower")
     return input_shape, populations

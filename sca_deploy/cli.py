@@ -389,9 +389,7 @@ def _job_of(options: Options, folder: Path) -> Job:
 
     path = folder.parent / "config.json"
     if not path.is_file():
-        raise ScaDeployError(
-            f"{folder} is not in a run", "give a folder that `sca-deploy train` wrote, or an arm of it"
-        )
+        raise ScaDeployError(f"{folder} is not in a run", "give a run that `sca-deploy train` wrote, or its arm")
     config: Config = Config.from_plain(read_json(path))
     return Job(config, folder.parent, options.console())
 

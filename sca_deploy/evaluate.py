@@ -94,9 +94,7 @@ def chip_accuracy(run: Simulation, dataset: Dataset) -> float:
         ScaDeployError: if the Program has no read-out.
     """
     if run.readout is None:
-        raise ScaDeployError(
-            "the Program ends in spiking neurons, not in a read-out", "end the network in a linear layer"
-        )
+        raise ScaDeployError("the Program ends in spiking neurons, not in a read-out", "end it in a linear layer")
     return float((run.readout.argmax(1) == dataset.test_y).mean())
 
 

@@ -29,9 +29,8 @@ def synaptic_sums(synapse, source):
     """{neuron index: sum} of one synapse for one step's source values, by looping over every weight."""
     if isinstance(synapse, Dense):
         flat = source.reshape(-1)
-        return {
-            (o,): sum(int(w) * int(x) for w, x in zip(row, flat, strict=True)) for o, row in enumerate(synapse.weight)
-        }
+        rows = enumerate(synapse.weight)
+        return {(o,): sum(int(w) * int(x) for w, x in zip(row, flat, strict=True)) for o, row in rows}
     out, per_group, kh, kw = synapse.weight.shape
     sums = {}
     shape = synapse.output_shape(source.shape)

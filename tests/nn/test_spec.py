@@ -70,10 +70,10 @@ def test_a_wrong_table_is_named(layers, named):
     ("layers", "named"),
     [
         ([CONV, {"type": "lif"}], "lif1"),
-        ([CONV, CONV], "conv2"),
-        ([{"type": "lif"}], "lif1"),
+        ([CONV, CONV, {"type": "linear", "features": 2}], "conv2"),
+        ([{"type": "lif"}, {"type": "linear", "features": 2}], "lif1"),
         ([{"type": "max_pool", "kernel": 2}, {"type": "flatten"}, {"type": "linear", "features": 2}], "max_pool1"),
-        ([CONV, {"type": "avg_pool", "kernel": 2}], "avg_pool1"),
+        ([CONV, {"type": "avg_pool", "kernel": 2}, {"type": "linear", "features": 2}], "avg_pool1"),
         ([CONV, {"type": "lif"}, {"type": "linear", "features": 2}], "linear1"),
         ([CONV | {"kernel": 14}, {"type": "lif"}, {"type": "flatten"}, {"type": "linear", "features": 2}], "conv1"),
         ([{"type": "flatten"}, CONV, {"type": "linear", "features": 2}], "conv1"),
