@@ -348,5 +348,5 @@ _ADVICE = {
     ("conv", True): "prune its channels or make its map less high: a core takes whole columns of all channels",
     ("conv", False): "prune its channels or those it reads: a core stores the whole kernel",
     ("dense", True): "connect fewer layers to it",
-    ("dense", False): "prune the channels it reads, or pool them before it: a core stores every synapse of its neurons",
+    ("dense", False): "prune the channels it reads, or shrink the map by max_pool or a stride (avg_pool folds into it)",
 }
