@@ -15,13 +15,13 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from sca_deploy.artifact import ARMS
 from sca_deploy.config import load_config, override
 from sca_deploy.console import Console
 from sca_deploy.errors import ScaDeployError
 from sca_deploy.pipeline import Job, run
 from sca_deploy.report.tables import table
 
-ARMS = ("dense", "pruned")
 KINDS = ("float", "chip")
 
 
@@ -30,7 +30,9 @@ def measure(seeds: list[int], folder: Path, quiet: bool) -> dict[str, Any]:
     runs = {}
     for seed in seeds:
         config = override(load_config("digits"), {"seed": seed})
-        runs[seed] = run(Job(config, folder / f"seed{seed}", Console(quiet)))
+        runs[seed], failure = run(Job(config, folder / f"seed{seed}", Console(quiet)))
+        if failure is not None:
+            raise failure
 
     def mean(arm: str, kind: str) -> float:
         return statistics.mean(100 * document[arm][f"accuracy_{kind}"] for document in runs.values())

@@ -109,12 +109,15 @@ class Exporter(Protocol):
     """Writes one format.
 
     `name` is the target a user asks for, `summary` one line on what it is good for, `suffix` the ending
-    of the file it writes (".nir"), empty where it writes a folder.
+    of the file it writes (".nir"), empty where it writes a folder. `integers` says whether it needs the
+    Program, `probes` whether it makes use of a probe; neither is made for an exporter that does not.
     """
 
     name: str
     summary: str
     suffix: str
+    integers: bool
+    probes: bool
 
     def export(self, deployable: Deployable, output: Path) -> Exported:
         """Write `deployable` to `output`, read it back and check it.

@@ -18,8 +18,8 @@ import numpy as np
 from sca_deploy.errors import Mismatch, ScaDeployError
 from sca_deploy.exporters.base import Check, Deployable, Exported
 from sca_deploy.exporters.netx import net_difference, write_net
-from sca_deploy.exporters.nir import NirExporter
-from sca_deploy.files import atomic_folder, sha256, write_json, write_text
+from sca_deploy.exporters.nir import write_nir
+from sca_deploy.files import atomic_folder, read_json, sha256, write_json, write_text
 from sca_deploy.hardware.chip import load_chip
 from sca_deploy.hardware.mapping import Mapping, check_fits, map_program
 from sca_deploy.hardware.program import Program
@@ -53,12 +53,17 @@ are not published.
 {notes}"""
 
 
+FILES = {"network.net", "program.npz", "network.nir", "cores.json", "manifest.json", "README.md"}
+
+
 class Loihi2Exporter:
     """Writes the folder."""
 
     name = "loihi2"
     summary = "folder for Loihi 2: lava-dl .net, integer Program, NIR graph, core table, model card"
     suffix = ""
+    integers = True
+    probes = False
 
     def export(self, deployable: Deployable, output: Path) -> Exported:
         """Write the folder, re-read every file in it, and check that the network fits the chip.
@@ -71,8 +76,7 @@ class Loihi2Exporter:
         program = deployable.program
         if program is None:
             raise ScaDeployError(f"'{deployable.title}' was not lowered to integers", "give its steps and input bits")
-        if output.exists() and not (output / "manifest.json").is_file():
-            raise ScaDeployError(f"{output} exists and is not an export", "choose another --output")
+        _refuse_to_replace(output)
         chip = deployable.chip or load_chip("loihi2")
         mapping = map_program(program, chip)
         check_fits(mapping, chip)
@@ -82,13 +86,23 @@ class Loihi2Exporter:
             checks = [
                 Check("re-read network.net", float(net_difference(program, folder / "network.net"))),
                 Check("re-read program.npz", float(_program_difference(program, folder / "program.npz"))),
-                *NirExporter().export(deployable, folder / "network.nir").checks[1:],
+                write_nir(deployable, folder / "network.nir"),
             ]
             write_json(folder / "cores.json", mapping.as_dict())
             write_text(folder / "README.md", _card(deployable.title, program, mapping, converted))
             files = {path.name: sha256(path) for path in sorted(folder.iterdir())}
             write_json(folder / "manifest.json", {**deployable.manifest, "target": self.name, "files": files})
         return Exported(self.name, output, tuple(checks))
+
+
+def _refuse_to_replace(output: Path) -> None:
+    """Only an older export is replaced, never anything else a user keeps there."""
+    if not output.exists():
+        return
+    entries = {path.name for path in output.iterdir()} if output.is_dir() else {output.name}
+    ours = entries <= FILES and "manifest.json" in entries
+    if entries and not (ours and read_json(output / "manifest.json").get("target") == Loihi2Exporter.name):
+        raise ScaDeployError(f"{output} exists and is not a loihi2 export", "choose another --output")
 
 
 def _program_difference(program: Program, path: Path) -> int:

@@ -42,6 +42,8 @@ class NirExporter:
     name = "nir"
     summary = "NIR graph of floats for norse, snntorch, spikingjelly and other NIR readers"
     suffix = ".nir"
+    integers = False
+    probes = False
 
     def export(self, deployable: Deployable, output: Path) -> Exported:
         """Write the graph, read it back and compare every array, edge and metadata value.
@@ -51,18 +53,24 @@ class NirExporter:
             Mismatch: if the file read back is not the graph given.
         """
         check_portable(deployable.graph, deployable.dt)
-        graph = _described(deployable)
-        content = io.BytesIO()
-        # HDF5 reports a full disk in ways of its own; through memory it is an OSError like any other.
-        nir.write(content, _WithoutResets(graph))
-        with atomic_path(output) as temporary:
-            temporary.write_bytes(content.getvalue())
-            difference = largest_difference(graph, _reread(temporary))
-        checks = (
-            Check("portable profile", None, f"all {len(graph.nodes)} nodes are within it"),
-            Check(f"re-read {output.name}", difference),
-        )
-        return Exported(self.name, output, checks)
+        within = Check("portable profile", None, f"all {len(deployable.graph.nodes)} nodes are within it")
+        return Exported(self.name, output, (within, write_nir(deployable, output)))
+
+
+def write_nir(deployable: Deployable, output: Path) -> Check:
+    """Write the graph as it is, in the profile or not, and read it back.
+
+    Raises:
+        ScaDeployError: if it cannot be written.
+        Mismatch: if the file read back is not the graph given.
+    """
+    graph = _described(deployable)
+    content = io.BytesIO()
+    # HDF5 reports a full disk in ways of its own; through memory it is an OSError like any other.
+    nir.write(content, _WithoutResets(graph))
+    with atomic_path(output) as temporary:
+        temporary.write_bytes(content.getvalue())
+        return Check(f"re-read {output.name}", largest_difference(graph, _reread(temporary)))
 
 
 class _WithoutResets:

@@ -50,6 +50,8 @@ class OnnxExporter:
     name = "onnx"
     summary = "ONNX model of one time step with explicit membrane potentials, for onnxruntime and compilers"
     suffix = ".onnx"
+    integers = False
+    probes = True
 
     def export(self, deployable: Deployable, output: Path) -> Exported:
         """Write the model, check it, and run the probe through onnxruntime where that is installed.

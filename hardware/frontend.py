@@ -75,6 +75,12 @@ def read_populations(graph: nir.NIRGraph, dt: float) -> tuple[Shape, list[Popula
     Raises:
         ScaDeployError: naming the node that cannot be carried onto the chip, and why.
     """
+    reset = graph.metadata.get("reset", "hard")
+    if reset != "hard":
+        raise ScaDeployError(
+            f"the graph says reset '{reset}'; the chip's neurons reset to zero and no microcode for another is public",
+            "train or convert the network with a hard reset to 0",
+        )
     chain = _chain(graph)
     shape: Shape = tuple(int(n) for n in graph.nodes[chain[0]].input_type["input"])
     input_shape, source = shape, INPUT

@@ -4,11 +4,13 @@ A layer computes the same spikes when its weights, biases and threshold are mult
 Each layer therefore gets the largest scale at which everything still fits: even weights of 9 bits,
 a threshold of 17 bits, biases of 13 bits and, whatever spikes arrive, a sum that cannot wrap the
 24-bit current. The read-out is a neuron without leak that cannot fire; its scale also leaves the
-head-room that `steps` steps of the worst input need.
+head-room that `steps` steps of the worst input need. The potential `v` of other neurons saturates: one that
+is inhibited for long enough to get there forgets some of it, on the chip as in the simulator.
 """
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import nir
@@ -34,7 +36,7 @@ from sca_deploy.hardware.program import (
 )
 
 MIN_LEVELS = 2.0
-"""A layer whose largest weight keeps fewer than this many even steps computes nothing useful."""
+"""A layer whose largest weight or threshold keeps fewer integer steps than this computes nothing useful."""
 
 
 def lower(graph: nir.NIRGraph, *, dt: float, steps: int, input_bits: int) -> Program:
@@ -49,6 +51,8 @@ def lower(graph: nir.NIRGraph, *, dt: float, steps: int, input_bits: int) -> Pro
     Raises:
         ScaDeployError: naming the node or layer and the limit it breaks.
     """
+    if not 0 < dt < math.inf:
+        raise ScaDeployError(f"the time step is {dt:g} s, it must be positive", "give --dt SECONDS, e.g. --dt 1e-4")
     if not 0 <= input_bits <= MESSAGE_BITS_MAX:
         raise ScaDeployError(f"input of {input_bits} bits, the chip's messages carry 0 to {MESSAGE_BITS_MAX}")
     input_shape, populations = read_populations(graph, dt)
@@ -67,12 +71,12 @@ def _lower(population: Population, payload: int, steps: int) -> Layer:
     operator = population.operator
     reading_out = population.threshold is None
     limit = THRESHOLD_MAX // steps if reading_out else ACTIVATION_LIMIT - 1
-    scale = _largest_scale(population, payload)
+    scale, binding = _largest_scale(population, payload)
     weight, bias = _rounded(operator, scale)
     while (sum_ := _largest_sum(weight, bias if reading_out else None, payload)) > limit:
-        scale *= 0.999 * limit / sum_
+        scale, binding = scale * 0.999 * limit / sum_, "sums of the worst input"
         weight, bias = _rounded(operator, scale)
-    _refuse_coarse(population, scale)
+    _refuse_coarse(population, scale, binding)
     return Layer(
         name=population.name,
         shape=population.shape,
@@ -84,18 +88,18 @@ def _lower(population: Population, payload: int, steps: int) -> Layer:
     )
 
 
-def _largest_scale(population: Population, payload: int) -> float:
-    """The scale at which the first of weights, threshold, biases or worst sums meets its limit."""
-    operator, limits = population.operator, []
-    for limit, largest in (
-        (WEIGHT_MAX, np.abs(operator.weight).max(initial=0.0)),
-        (BIAS_MAX, np.abs(operator.bias).max(initial=0.0)),
-        (THRESHOLD_MAX, population.threshold or 0.0),
-        (ACTIVATION_LIMIT - 1, payload * _signed_sums(operator.weight)),
-    ):
-        if largest > 0:
-            limits.append(limit / largest)
-    return float(min(limits, default=1.0))
+def _largest_scale(population: Population, payload: int) -> tuple[float, str]:
+    """The scale at which the first of these meets its limit, and which one that is."""
+    operator = population.operator
+    largest = {
+        "weights": (WEIGHT_MAX, np.abs(operator.weight).max(initial=0.0)),
+        "biases": (BIAS_MAX, np.abs(operator.bias).max(initial=0.0)),
+        "threshold": (THRESHOLD_MAX, population.threshold or 0.0),
+        "sums of the worst input": (ACTIVATION_LIMIT - 1, payload * _signed_sums(operator.weight)),
+    }
+    limits = {what: float(limit / value) for what, (limit, value) in largest.items() if value > 0}
+    binding = min(limits, key=limits.__getitem__, default="")
+    return limits.get(binding, 1.0), binding
 
 
 def _signed_sums(weight: npt.NDArray[Any]) -> float:
@@ -116,14 +120,19 @@ def _rounded(operator: Operator, scale: float) -> tuple[IntArray, IntArray]:
     return weight, np.rint(operator.bias * scale).astype(np.int32)
 
 
-def _refuse_coarse(population: Population, scale: float) -> None:
-    largest = np.abs(population.operator.weight).max(initial=0.0) * scale / 2
-    if 0 < largest < MIN_LEVELS:
-        raise ScaDeployError(
-            f"layer '{population.name}': threshold or biases are so large beside the weights that "
-            f"the largest weight keeps {largest:.2g} steps of {WEIGHT_MAX // 2}",
-            "train with smaller biases or fewer input bits",
-        )
+def _refuse_coarse(population: Population, scale: float, binding: str) -> None:
+    """Refuse a layer whose weights or threshold keep so few steps that rounding decides what it computes."""
+    kept = {
+        "largest weight": np.abs(population.operator.weight).max(initial=0.0) * scale / 2,
+        "threshold": (population.threshold or 0.0) * scale,
+    }
+    for what, steps in kept.items():
+        if 0 < steps < MIN_LEVELS:
+            raise ScaDeployError(
+                f"layer '{population.name}': its {binding} fill the chip's integers while its {what} keeps "
+                f"{steps:.2g} steps, at least {MIN_LEVELS:g} are needed",
+                "train with smaller biases, fewer input bits or a threshold nearer to the weights",
+            )
 
 
 def _synapse(source: str, weight: IntArray, operator: Operator) -> Synapse:

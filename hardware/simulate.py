@@ -115,6 +115,11 @@ def check_input(program: Program, x: npt.NDArray[np.generic]) -> None:
         raise ScaDeployError(f"input has shape {x.shape}, the network expects ({expected})")
     if x.size == 0:
         raise ScaDeployError(f"input of shape {x.shape} holds no values")
+    if program.readout and x.shape[1] > program.steps:
+        raise ScaDeployError(
+            f"input lasts {x.shape[1]} steps, the read-out has head-room for the {program.steps} it was lowered for",
+            f"lower the network again with --steps {x.shape[1]}",
+        )
     if x.dtype.kind not in "iub":
         raise ScaDeployError(f"input has type {x.dtype}, the chip takes integers", "round it and use astype('uint8')")
     low, high = int(x.min()), int(x.max())

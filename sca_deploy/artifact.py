@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -12,7 +13,7 @@ import numpy as np
 from sca_deploy.checkpoint import load_network
 from sca_deploy.config import Config
 from sca_deploy.errors import ScaDeployError, UsageError
-from sca_deploy.files import read_json
+from sca_deploy.files import read_json, sha256
 from sca_deploy.graph import to_nir
 from sca_deploy.hardware.lower import lower
 from sca_deploy.hardware.program import Program
@@ -35,7 +36,7 @@ class Reading:
 class Artifact:
     """A network in whatever form the path holds; the other forms are derived when asked for.
 
-    Exactly one of `network_path`, `graph_path` and `program_path` leads.
+    `network_path` leads to all three; a loihi2 folder has a `graph_path` and a `program_path`.
     """
 
     path: Path
@@ -65,6 +66,10 @@ class Artifact:
     def program(self) -> Program:
         """The integer Program, loaded or lowered."""
         if self.program_path is not None:
+            if self.reading != Reading():
+                raise UsageError(
+                    f"{self.program_path} holds integers already", "--dt, --steps and --input-bits are for .nir files"
+                )
             return Program.load(self.program_path)
         if self.graph is None:
             raise ScaDeployError(f"{self.path} holds no network")
@@ -79,16 +84,18 @@ class Artifact:
         """
         remark = self.graph.metadata.get("dt") if self.graph is not None else None
         value = self.reading.dt if self.reading.dt is not None else remark
-        if value is None:
-            raise UsageError(f"{self.path} does not say its time step", "give --dt SECONDS, e.g. --dt 1e-4")
+        if not isinstance(value, float | int) or not 0 < value < math.inf:
+            said = "does not say its time step" if value is None else f"says a time step of {value!r}"
+            raise UsageError(f"{self.path} {said}", "give --dt SECONDS, e.g. --dt 1e-4")
         return float(value)
 
     def _steps(self) -> int:
         remark = self.graph.metadata.get("T") if self.graph is not None else None
         value = self.reading.steps if self.reading.steps is not None else remark
-        if value is None:
-            raise UsageError(f"{self.path} does not say how many steps a sample lasts", "give --steps T")
-        return int(value)
+        if not isinstance(value, int) or value < 1:
+            said = "does not say how many steps a sample lasts" if value is None else f"says {value!r} steps a sample"
+            raise UsageError(f"{self.path} {said}", "give --steps T")
+        return value
 
     def _input_bits(self) -> int:
         if self.reading.input_bits is not None:
@@ -125,14 +132,15 @@ def arm_folder(path: str | Path) -> Path:
     for arm in reversed(ARMS):
         if (place / arm).is_dir():
             return place / arm
-    return place
+    # "." has no name to tell an arm by.
+    return place.resolve() if place.name not in ARMS and place.resolve().name in ARMS else place
 
 
 def _open_folder(place: Path, reading: Reading) -> Artifact:
     folder = arm_folder(place)
     title = f"{folder.resolve().parent.name}-{folder.name}" if folder.name in ARMS else folder.resolve().name
     config = _config_near(folder)
-    network = next((p for p in (folder / "network.pt", folder / "train" / "checkpoint.pt") if p.exists()), None)
+    network = _newest_network(folder)
     program = folder / "program.npz"
     if network is not None:
         return Artifact(folder, title, network_path=network, config=config, reading=reading)
@@ -142,10 +150,22 @@ def _open_folder(place: Path, reading: Reading) -> Artifact:
     raise ScaDeployError(f"{place} holds no network", "give a folder that run, train or export wrote")
 
 
+def _newest_network(folder: Path) -> Path | None:
+    """The compacted network of an arm, or its checkpoint where that was trained further since."""
+    small, checkpoint = folder / "network.pt", folder / "train" / "checkpoint.pt"
+    if not small.exists():
+        return checkpoint if checkpoint.exists() else None
+    if checkpoint.exists() and load_network(small)[1].get("checkpoint") != sha256(checkpoint):
+        return checkpoint
+    return small
+
+
 def _config_near(place: Path) -> Config | None:
-    for folder in (place, *place.resolve().parents[:3]):
-        if (folder / "config.json").is_file():
-            return Config.from_plain(read_json(folder / "config.json"))
+    """The config of the run that holds this arm, or this file or folder of an arm."""
+    for folder in (place.resolve(), *place.resolve().parents[:2]):
+        path = folder.parent / "config.json"
+        if folder.name in ARMS and path.is_file():
+            return Config.from_plain(read_json(path))
     return None
 
 

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from sca_deploy.artifact import Artifact
     from sca_deploy.config import Config
     from sca_deploy.console import Console
+    from sca_deploy.hardware.chip import Chip
     from sca_deploy.pipeline import Job
 
 PATH = click.Path(path_type=Path)
@@ -95,9 +96,10 @@ class _Group(click.Group):
         return super().resolve_command(ctx, args)
 
 
-@click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=_Group, invoke_without_command=True, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="sca-deploy")
-def cli() -> None:
+@click.pass_context
+def cli(context: click.Context) -> None:
     """Train a spiking network that prunes itself, and know what a Loihi 2 chip will make of it.
 
     \b
@@ -105,6 +107,8 @@ def cli() -> None:
     sca-deploy export runs/digits --target loihi2    also: nir, onnx
     sca-deploy compare runs/digits/dense runs/digits/pruned
     """
+    if context.invoked_subcommand is None:
+        click.echo(context.get_help())
 
 
 def config_options(function: Callable[..., None]) -> Callable[..., None]:
@@ -121,6 +125,7 @@ def config_options(function: Callable[..., None]) -> Callable[..., None]:
         click.option("--train-samples", "data__train_samples", type=int, help="Overrides data.train_samples."),
         click.option("--test-samples", "data__test_samples", type=int, help="Overrides data.test_samples."),
         click.option("--chip", type=str, help="Overrides chip: a name or a .toml file."),
+        click.option("--timeout", "verify__timeout", type=float, help="Overrides verify.timeout, in seconds."),
     ]
     for option in reversed(options):
         function = option(function)
@@ -141,9 +146,11 @@ def run(options: Options, config: str, output: Path | None, lava_python: str | N
     from sca_deploy.report.tables import comparison_table
 
     job = _job(options, config, output, flags, lava_python)
-    document = pipeline.run(job)
+    document, failure = pipeline.run(job)
     text = f"{comparison_table(document)}\n\nwritten: {job.folder}/compare.json and {job.folder}/compare.png"
-    options.result(document, text, f"sca-deploy map {job.folder}")
+    options.result(document, text, "" if failure else f"sca-deploy map {job.folder}")
+    if failure is not None:
+        raise failure
 
 
 @cli.command()
@@ -153,11 +160,12 @@ def run(options: Options, config: str, output: Path | None, lava_python: str | N
 def train(options: Options, config: str, output: Path | None, arm: str, **flags: Any) -> None:
     """Train one network, with SCA pruning by default."""
     from sca_deploy import pipeline
+    from sca_deploy.train import read_log
 
     job = _job(options, config, output, flags, None)
-    pipeline.start(job)
+    pipeline.start(job, [arm])
     pipeline.train_arm(job, arm)
-    last = pipeline.history(job.folder / arm)[-1]
+    last = read_log(job.folder / arm / "train")[-1]
     text = f"{job.folder}/{arm}: {last['epoch']} epochs, test accuracy {100 * last['test_accuracy']:.2f} % (measured)"
     options.result(last, text, f"sca-deploy compact {job.folder}/{arm}")
 
@@ -187,29 +195,28 @@ def compact(options: Options, run: Path) -> None:
 @click.argument("source", type=PATH)
 @click.option("-t", "--target", default="loihi2", help="What to write; see `sca-deploy targets`.")
 @click.option("-o", "--output", type=PATH, help="File or folder to write.")
-@click.option("--chip", default="loihi2", help="Chip the loihi2 target must fit: a name or a .toml file.")
+@click.option("--chip", help="Chip the loihi2 target must fit; a name or a .toml file, default is the run's.")
 @reading
 @common
-def export(options: Options, source: Path, target: str, output: Path | None, chip: str, **flags: Any) -> None:
+def export(options: Options, source: Path, target: str, output: Path | None, chip: str | None, **flags: Any) -> None:
     """Write a network for a chip or another tool, and check what was written.
 
     SOURCE is a run, an arm, a .pt checkpoint or a .nir graph.
     """
     from sca_deploy.exporters.base import exporter
-    from sca_deploy.hardware.chip import load_chip
+    from sca_deploy.pipeline import deployable
 
     writer = exporter(target)
     artifact = _open(source, flags)
-    deployable = _deployable(artifact, load_chip(chip), needs_program=target == "loihi2")
-    place = output or _default_output(artifact.path, artifact.title, target, writer.suffix)
-    exported = writer.export(deployable, place)
+    place = output or _default_output(artifact, target, writer.suffix)
+    exported = writer.export(deployable(artifact, _chip(artifact, chip), writer), place)
     document = {
         "target": target,
         "path": str(exported.path),
         "checks": [{"name": c.name, "max_difference": c.max_difference, "detail": c.detail} for c in exported.checks],
     }
     text = "\n".join([f"written: {exported.path}", *(f"  {check}" for check in exported.checks)])
-    hint = f"sca-deploy verify {exported.path}" if target == "loihi2" else ""
+    hint = f"sca-deploy verify {exported.path}" if target == "loihi2" and artifact.config else ""
     options.result(document, text, hint)
 
 
@@ -241,7 +248,7 @@ def simulate(options: Options, source: Path, input_path: Path, record: str, outp
 
 @cli.command()
 @click.argument("source", type=PATH)
-@click.option("--samples", type=click.IntRange(1), default=32, show_default=True, help="Test samples to compare.")
+@click.option("--samples", type=click.IntRange(1), help="Test samples to compare; default 32, or all if fewer.")
 @click.option("--input", "input_path", type=PATH, help="Use this .npy instead of the run's test set.")
 @click.option("--states", is_flag=True, help="Compare u and v of every neuron and step as well.")
 @click.option("--timeout", type=click.FloatRange(min=1), default=300.0, show_default=True, help="Seconds.")
@@ -250,7 +257,7 @@ def simulate(options: Options, source: Path, input_path: Path, record: str, outp
 def verify(
     options: Options,
     source: Path,
-    samples: int,
+    samples: int | None,
     input_path: Path | None,
     states: bool,
     timeout: float,
@@ -277,12 +284,11 @@ def verify(
 @common
 def map_(options: Options, source: Path, chip: str | None, **flags: Any) -> None:
     """How many neurocores each layer takes, and what fills them."""
-    from sca_deploy.hardware.chip import load_chip
     from sca_deploy.hardware.mapping import check_fits, map_program
     from sca_deploy.report.tables import mapping_table
 
     artifact = _open(source, flags)
-    target = load_chip(chip or (artifact.config.chip if artifact.config else "loihi2"))
+    target = _chip(artifact, chip)
     mapping = map_program(artifact.program, target)
     document = mapping.as_dict()
     options.result(document, mapping_table(document))
@@ -362,6 +368,8 @@ def main() -> None:
         sys.exit(1)
     except MemoryError:
         _fail("out of memory", "use fewer samples", 1, debug)
+    except OSError as error:
+        _fail(f"{error.filename or 'standard output'}: {error.strerror or error}", "", 1, debug)
     except Exception as error:
         reason = " ".join(str(error).split())[:200]
         _fail(f"unexpected {type(error).__name__}: {reason}", "this is a defect; --debug shows where", 1, debug)
@@ -375,10 +383,11 @@ def _fail(problem: str, fix: str, code: int, debug: bool) -> None:
 
 
 def _job(options: Options, source: str, output: Path | None, flags: dict[str, Any], lava_python: str | None) -> Job:
-    from sca_deploy.config import load_config, override
+    from sca_deploy.config import anchored, load_config, override
     from sca_deploy.pipeline import Job
 
-    config = override(load_config(source), {key.replace("__", "."): value for key, value in flags.items()})
+    flags = {key.replace("__", "."): value for key, value in flags.items()}
+    config = anchored(override(load_config(source), flags))
     return Job(config, output or Path("runs") / config.name, options.console(), lava_python)
 
 
@@ -400,15 +409,21 @@ def _open(source: Path, flags: dict[str, Any]) -> Artifact:
     return open_artifact(source, Reading(**flags))
 
 
-def _deployable(artifact: Artifact, chip: Any, needs_program: bool) -> Any:
-    from sca_deploy.pipeline import deployable
+def _chip(artifact: Artifact, name: str | None) -> Chip:
+    """The chip asked for, else the run's, else Loihi 2."""
+    from sca_deploy.hardware.chip import load_chip
 
-    return deployable(artifact, chip, needs_program)
+    return load_chip(name or (artifact.config.chip if artifact.config else "loihi2"))
 
 
-def _default_output(source: Path, title: str, target: str, suffix: str) -> Path:
-    base = source if source.is_dir() else source.parent
-    return base / (target if not suffix else f"{'network' if source.is_dir() else title}{suffix}")
+def _default_output(artifact: Artifact, target: str, suffix: str) -> Path:
+    source = artifact.path
+    if source.is_dir():
+        return source / (f"network{suffix}" if suffix else target)
+    place = source.with_suffix(suffix) if suffix else source.parent / target
+    if place == source:
+        raise UsageError(f"{place} would be written over itself", "give --output")
+    return place
 
 
 def _comma_separated(text: str) -> tuple[str, ...]:

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from sca_deploy.evaluate import LABELS
-
-BANDS = ("low", "typical", "high")
+from sca_deploy.errors import UsageError
+from sca_deploy.evaluate import BANDS, LABELS
 
 
 def compare(dense: dict[str, Any], pruned: dict[str, Any]) -> dict[str, Any]:
@@ -14,8 +13,16 @@ def compare(dense: dict[str, Any], pruned: dict[str, Any]) -> dict[str, Any]:
 
     Args:
         dense, pruned: what `evaluate` returned for each.
+
+    Raises:
+        UsageError: if they were not tested on the same number of samples.
     """
     a, b = dense["figures"], pruned["figures"]
+    if a["test_samples"] != b["test_samples"]:
+        raise UsageError(
+            f"one network was tested on {a['test_samples']} samples, the other on {b['test_samples']}",
+            "compare networks of the same test set",
+        )
     ratio: dict[str, Any] = {}
     for key in LABELS:
         if key == "test_samples":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
@@ -61,7 +62,7 @@ class PruneConfig:
     """Fraction of all channels that are on at the end."""
     score: str = "potential"
     regrow: float = 0.1
-    """Fraction of all channels regrown at the first update; falls linearly to 0 at the last."""
+    """Fraction of all channels regrown at the first update; falls linearly to 0 at the last (a lone one has 0)."""
     floor: float = 0.1
     """Every layer keeps at least this fraction of its channels, and never fewer than one."""
     start: float = 0.1
@@ -106,6 +107,8 @@ class Config:
         Raises:
             UsageError: naming the key that is unknown, of a wrong type or out of range.
         """
+        if not isinstance(plain, Mapping):
+            raise UsageError(f"the config is a {type(plain).__name__}, it must be a table")
         return _section(cls, plain, "")
 
 
@@ -120,7 +123,7 @@ def load_config(source: str | Path) -> Config:
     recipes = recipe_names()
     if path.is_file():
         text = path.read_bytes()
-    elif path.stem in recipes and path.suffix in ("", ".toml"):
+    elif path.stem in recipes and path.parts in ((path.stem,), (path.name,), ("configs", f"{path.stem}.toml")):
         text = (resources.files("sca_deploy.configs") / f"{path.stem}.toml").read_bytes()
     else:
         raise unknown_name("config", str(source), recipes)
@@ -134,6 +137,13 @@ def load_config(source: str | Path) -> Config:
 def recipe_names() -> list[str]:
     """The recipes that come with the package."""
     return sorted(f.name[:-5] for f in resources.files("sca_deploy.configs").iterdir() if f.name.endswith(".toml"))
+
+
+def anchored(config: Config) -> Config:
+    """The config with its paths made absolute, so that a run can be used from any folder."""
+    chip = str(Path(config.chip).resolve()) if config.chip.endswith(".toml") else config.chip
+    folder = str(Path(config.data.folder).expanduser().resolve()) if config.data.folder else ""
+    return replace(config, chip=chip, data=replace(config.data, folder=folder))
 
 
 def override(config: Config, flags: Mapping[str, Any]) -> Config:
@@ -202,6 +212,8 @@ def _check(config: Config) -> None:
     for key, value, low, high in limits:
         if not low <= value <= high:
             raise UsageError(f"config key '{key}' is {value:g}, outside {low:g} to {high:g}")
+    if not re.fullmatch(r"[A-Za-z0-9_-][A-Za-z0-9_.-]*", config.name):
+        raise UsageError(f"config key 'name' is {config.name!r}", "letters, digits, '_', '-' and '.' only")
     if prune.score not in SCORES:
         raise unknown_name("prune.score", prune.score, SCORES)
     if train.optimizer not in OPTIMIZERS:

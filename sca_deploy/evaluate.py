@@ -12,9 +12,9 @@ import numpy.typing as npt
 from sca_deploy.data import Dataset
 from sca_deploy.errors import ScaDeployError
 from sca_deploy.hardware.chip import Chip
-from sca_deploy.hardware.counts import count
+from sca_deploy.hardware.counts import Counts, busiest, by_core, count
 from sca_deploy.hardware.energy import estimate
-from sca_deploy.hardware.mapping import map_program
+from sca_deploy.hardware.mapping import Mapping, map_program
 from sca_deploy.hardware.program import Program
 from sca_deploy.hardware.simulate import Simulation, simulate
 from sca_deploy.nn.network import SpikingNetwork
@@ -35,6 +35,9 @@ LABELS = {
     "energy_nj_per_sample": "estimated",
 }
 """Where each figure comes from: counted or run, simulated bit for bit, or estimated from rules."""
+
+
+BANDS = ("low", "typical", "high")
 
 
 def direct_code(x: npt.NDArray[np.uint8], steps: int) -> npt.NDArray[np.uint8]:
@@ -58,7 +61,7 @@ def evaluate(
         chip: whose rules give cores and energy.
 
     Returns:
-        {"figures": one number a key of LABELS, "labels", "counts", "map", "energy"}.
+        {"figures": one number a key of LABELS, "labels", "busiest_core", "counts", "map", "energy"}.
     """
     run = simulate(program, direct_code(dataset.test_x, program.steps), progress=progress)
     counts = count(run)
@@ -76,14 +79,25 @@ def evaluate(
         "synops_stored_per_sample": per_sample["synops_stored"],
         "neuron_updates_per_sample": per_sample["updates"],
         "cores": mapping.cores,
-        "energy_nj_per_sample": {band: getattr(energy, band) for band in ("low", "typical", "high")},
+        "energy_nj_per_sample": {band: getattr(energy, band) for band in BANDS},
     }
     return {
         "figures": figures,
         "labels": LABELS,
+        "busiest_core": _busiest(counts, mapping),
         "counts": counts.as_dict(),
         "map": mapping.as_dict(),
         "energy": energy.as_dict(),
+    }
+
+
+def _busiest(counts: Counts, mapping: Mapping) -> dict[str, dict[str, Any]]:
+    """The core that does most of each kind of work, which sets the time of a step; a sum hides it."""
+    cores = by_core(counts, mapping)
+    most = {what: busiest(cores, what) for what in ("synops", "updates", "spikes")}
+    return {
+        what: {"layer": core.layer, "core": core.core, "per_sample": getattr(core, what) / counts.samples}
+        for what, core in most.items()
     }
 
 

@@ -50,16 +50,17 @@ def atomic_folder(path: str | Path) -> Iterator[Path]:
     Raises:
         ScaDeployError: if the folder cannot be written.
     """
-    final = Path(path)
+    final = Path(path).resolve()  # "." must not end up inside itself
     temporary: Path | None = None
     try:
         final.parent.mkdir(parents=True, exist_ok=True)
         temporary = Path(tempfile.mkdtemp(dir=final.parent, prefix=f".{final.name}.", suffix=".part"))
-        yield temporary
-        os.chmod(temporary, 0o755)
+        new, old = temporary / "new", temporary / "old"
+        new.mkdir()
+        yield new
         if final.exists():
-            shutil.rmtree(final)
-        os.replace(temporary, final)
+            os.replace(final, old)
+        os.replace(new, final)
     except OSError as error:
         raise ScaDeployError(
             f"cannot write {final}: {error.strerror or error}", "free some space or choose another --output"

@@ -18,7 +18,7 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
-from sca_deploy.errors import ScaDeployError
+from sca_deploy.errors import ScaDeployError, UsageError
 from sca_deploy.nn.network import MaskedBatchNorm, SpikingNetwork
 from sca_deploy.nn.spec import (
     AvgPoolSpec,
@@ -61,7 +61,7 @@ def to_nir(network: SpikingNetwork) -> nir.NIRGraph:
         elif isinstance(layer, AvgPoolSpec):
             nodes[layer.name] = _sum_pool(layer)
             if isinstance(layer, MaxPoolSpec):
-                nodes[f"{layer.name}_or"] = _neurons(0.0, 0.5, out)
+                nodes[_free(f"{layer.name}_or", spec)] = _neurons(0.0, 0.5, out)
             else:
                 scale /= layer.kernel**2
         elif isinstance(layer, FlattenSpec):
@@ -72,6 +72,12 @@ def to_nir(network: SpikingNetwork) -> nir.NIRGraph:
     edges = list(itertools.pairwise(names))
     metadata = {"dt": DT, "T": spec.steps, "reset": "hard"}
     return nir.NIRGraph(nodes=nodes, edges=edges, metadata=metadata)
+
+
+def _free(name: str, spec: NetworkSpec) -> str:
+    if name in {layer.name for layer in spec.layers}:
+        raise UsageError(f"layer name '{name}' is taken by the neurons of a max-pooling", "name the layer otherwise")
+    return name
 
 
 def _folded(network: SpikingNetwork, position: int) -> tuple[Array, Array]:

@@ -1,18 +1,19 @@
-"""The main job: one config in, a dense and a pruned network out, exported, verified and compared.
+"""The main job: one config in, a dense and a pruned network out, compared, exported, verified.
 
 Every arm goes through the same named steps. A step writes its result before the next starts and is
 skipped when it was already done from the same inputs, so a run that was interrupted can be repeated.
+Both arms are compared before either is exported: a dense network that does not fit the chip is a reason
+to prune, not to stop.
 
     run/  config.json  compare.json  compare.png
           dense/ pruned/   train/{checkpoint.pt, metrics.jsonl}
-                           network.pt  compaction.json  network.nir  program.npz
+                           network.pt  compaction.json  network.nir  program.npz  manifest.json
                            evaluation.json  network.onnx  loihi2/  verify.json  steps.json
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -25,13 +26,14 @@ from sca_deploy.checkpoint import load_network, save_network
 from sca_deploy.compare import compare
 from sca_deploy.config import Config
 from sca_deploy.console import Console
-from sca_deploy.data import Dataset, load_dataset
-from sca_deploy.errors import ScaDeployError, UsageError
+from sca_deploy.data import Dataset, configured
+from sca_deploy.errors import DoesNotFit, MissingExtra, ScaDeployError, UsageError
 from sca_deploy.evaluate import direct_code, evaluate
-from sca_deploy.exporters.base import Deployable, exporter
-from sca_deploy.files import read_json, write_json
+from sca_deploy.exporters.base import Deployable, Exporter, exporter
+from sca_deploy.files import read_json, sha256, write_json
 from sca_deploy.graph import DT, to_nir
 from sca_deploy.hardware.chip import Chip, load_chip
+from sca_deploy.hardware.frontend import read_populations
 from sca_deploy.hardware.lava.compare import Verification, verify
 from sca_deploy.hardware.lower import lower
 from sca_deploy.hardware.program import Program
@@ -39,7 +41,8 @@ from sca_deploy.manifest import digest, manifest
 from sca_deploy.nn.network import SpikingNetwork
 from sca_deploy.probe import SAMPLES, probe
 from sca_deploy.pruning.compact import compact, prove
-from sca_deploy.train import train
+from sca_deploy.pruning.sca import SCA
+from sca_deploy.train import network_spec, train
 
 PROOF_SAMPLES = 64
 
@@ -56,9 +59,7 @@ class Job:
     @cached_property
     def dataset(self) -> Dataset:
         """The config's data set."""
-        data = self.config.data
-        dataset = load_dataset(data.set, Path(data.folder) if data.folder else None)
-        return dataset.first(data.train_samples, data.test_samples)
+        return configured(self.config.data)
 
     @cached_property
     def chip(self) -> Chip:
@@ -66,44 +67,68 @@ class Job:
         return load_chip(self.config.chip)
 
 
-def start(job: Job) -> None:
-    """Make the run folder and leave the resolved config in it.
+def start(job: Job, arms: Sequence[str] = ARMS) -> None:
+    """Find out what can be known to be wrong before any training, then leave the resolved config in the folder.
 
     Raises:
-        UsageError: if the folder holds a run of another config.
+        UsageError: if the config cannot be meant, or the folder holds a run of another one.
+        ScaDeployError: if the data set is missing, or the network is one that no chip can run.
     """
-    path, plain = job.folder / "config.json", job.config.to_plain()
-    if path.exists() and read_json(path) != plain:
+    network = SpikingNetwork(network_spec(job.config, job.dataset))
+    read_populations(to_nir(network), DT)
+    if "pruned" in arms:
+        SCA(network, job.config.prune, job.config.train.epochs)
+    _ = job.chip
+    path = job.folder / "config.json"
+    trained = any((job.folder / arm / "train" / "checkpoint.pt").exists() for arm in ARMS)
+    if trained and path.exists() and _decides(read_json(path)) != _decides(job.config.to_plain()):
         raise UsageError(f"{job.folder} holds a run of another config", "choose another --output, or delete the folder")
-    write_json(path, plain)
+    write_json(path, job.config.to_plain())
 
 
-def run(job: Job) -> dict[str, Any]:
-    """The whole pipe for both arms; returns the comparison, which is also in compare.json."""
+def _decides(plain: Any) -> Any:
+    """The part of a config that decides the networks; how patiently they are verified does not."""
+    return {key: value for key, value in plain.items() if key != "verify"} if isinstance(plain, dict) else plain
+
+
+def run(job: Job) -> tuple[dict[str, Any], ScaDeployError | None]:
+    """The whole pipe for both arms.
+
+    Returns:
+        The comparison, which is also in compare.json, and the first reason why an arm could not be exported or
+        verified (it does not fit, Lava is missing), if there was one.
+    """
     start(job)
     for arm in ARMS:
-        run_arm(job, arm)
-    document = compare(*(read_json(job.folder / arm / "evaluation.json") for arm in ARMS))
+        steps, folder = _Steps(job, arm), job.folder / arm
+        network, program = folder / "network.pt", folder / "program.npz"
+        steps.do("train", train_arm, folder / "train" / "checkpoint.pt")
+        steps.do("compact", compact_arm, network, folder / "train" / "checkpoint.pt")
+        steps.do("lower", lower_arm, program, network)
+        steps.do("evaluate", evaluate_arm, folder / "evaluation.json", network, program, job.chip.path)
+    document = compare(*(evaluation(job.console, job.folder / arm) for arm in ARMS))
     write_json(job.folder / "compare.json", document)
     from sca_deploy.report.plots import plot_run  # matplotlib takes a second to import
 
     plot_run(job.folder)
-    return document
+    failures = [failure for arm in ARMS if (failure := _deliver(job, arm)) is not None]
+    return document, failures[0] if failures else None
 
 
-def run_arm(job: Job, arm: str) -> None:
-    """All steps of one arm, each skipped where it is already done."""
-    steps = _Steps(job.folder / arm, digest(job.config.to_plain()), job.console)
-    folder = job.folder / arm
-    steps.do("train", lambda: train_arm(job, arm), folder / "train" / "checkpoint.pt")
-    steps.do("compact", lambda: compact_arm(job, arm), folder / "network.pt")
-    steps.do("lower", lambda: lower_arm(job, arm), folder / "program.npz")
-    steps.do("evaluate", lambda: evaluate_arm(job, arm), folder / "evaluation.json")
-    steps.do("export", lambda: export_arm(job, arm), folder / "loihi2")
-    steps.do("verify", lambda: verify_arm(job, arm), folder / "verify.json")
+def _deliver(job: Job, arm: str) -> ScaDeployError | None:
+    """Export and verify an arm; what only this arm or this machine lacks must not cost the other its results."""
+    steps, folder = _Steps(job, arm), job.folder / arm
+    program, net = folder / "program.npz", folder / "loihi2" / "network.net"
+    try:
+        steps.do("export", export_arm, net, folder / "network.pt", program, job.chip.path)
+        steps.do("verify", verify_arm, folder / "verify.json", net, program)
+    except (DoesNotFit, MissingExtra) as failure:
+        job.console.say(f"{arm}: {failure.problem}")
+        return type(failure)(f"{arm}: {failure.problem}", failure.fix)
+    return None
 
 
-def train_arm(job: Job, arm: str) -> SpikingNetwork:
+def train_arm(job: Job, arm: str) -> None:
     """Train one arm, continuing what an interruption left."""
     config = job.config
     with job.console.progress(f"{arm}: train", config.train.epochs) as advance:
@@ -112,20 +137,23 @@ def train_arm(job: Job, arm: str) -> SpikingNetwork:
             kept = entry.get("sca", {}).get("kept")
             remark = f"loss {entry['loss']:.3f}  test {100 * entry['test_accuracy']:.1f} %"
             advance(1, remark + (f"  channels {sum(kept.values())}" if kept else ""))
+            if kept:
+                layers = ", ".join(f"{name} {count}" for name, count in kept.items())
+                job.console.detail(f"{arm}: epoch {entry['epoch']}: {layers}; {entry['sca']['regrown']} regrown")
 
-        return train(config, job.dataset, job.folder / arm / "train", prune=arm == "pruned", progress=show)
+        train(config, job.dataset, job.folder / arm / "train", prune=arm == "pruned", progress=show)
 
 
 def compact_arm(job: Job, arm: str) -> None:
     """Checkpoint -> network.pt without masked channels, proven on real test samples."""
     folder = job.folder / arm
-    network, _ = load_network(folder / "train" / "checkpoint.pt")
+    checkpoint = folder / "train" / "checkpoint.pt"
+    network, _ = load_network(checkpoint)
     small = compact(network)
     proof = prove(network, small, torch.from_numpy(job.dataset.test_x[:PROOF_SAMPLES]))
-    save_network(folder / "network.pt", small, input_bits=job.dataset.bits)
-    write_json(
-        folder / "compaction.json", {**vars(proof), "before": network.kept_channels, "after": small.kept_channels}
-    )
+    save_network(folder / "network.pt", small, input_bits=job.dataset.bits, checkpoint=sha256(checkpoint))
+    kept = {"before": network.kept_channels, "after": small.kept_channels}
+    write_json(folder / "compaction.json", {**vars(proof), **kept})
     job.console.say(
         f"{arm}: compacted to {sum(small.kept_channels.values())} channels; {proof.spikes_compared:,} spikes equal, "
         f"logits within {proof.max_logit_difference:g}"
@@ -133,102 +161,41 @@ def compact_arm(job: Job, arm: str) -> None:
 
 
 def lower_arm(job: Job, arm: str) -> None:
-    """network.pt -> network.nir -> program.npz."""
+    """network.pt -> network.nir -> program.npz, with a manifest for all three."""
     folder = job.folder / arm
     network, _ = load_network(folder / "network.pt")
     deployable = Deployable(to_nir(network), DT, title=f"{job.config.name}-{arm}")
     exporter("nir").export(deployable, folder / "network.nir")
     graph = read_graph(folder / "network.nir")
     lower(graph, dt=DT, steps=network.spec.steps, input_bits=job.dataset.bits).save(folder / "program.npz")
+    files = {name: folder / name for name in ("network.pt", "network.nir", "program.npz")}
+    write_json(folder / "manifest.json", manifest(job.config, job.chip, files))
 
 
 def evaluate_arm(job: Job, arm: str) -> None:
     """All figures of the arm on the test set."""
-    folder = job.folder / arm
-    network, _ = load_network(folder / "network.pt")
-    program = Program.load(folder / "program.npz")
-    with job.console.progress(f"{arm}: simulate", len(job.dataset.test_x)) as advance:
-        document = evaluate(
-            network,
-            read_graph(folder / "network.nir"),
-            program,
-            job.dataset,
-            job.chip,
-            progress=lambda n: advance(n, "samples"),
-        )
-    write_json(folder / "evaluation.json", document)
+    write_json(job.folder / arm / "evaluation.json", _evaluated(job, open_artifact(job.folder / arm)))
 
 
 def export_arm(job: Job, arm: str) -> None:
     """The loihi2 folder and the ONNX file."""
     folder = job.folder / arm
-    network, _ = load_network(folder / "network.pt")
-    deployable = Deployable(
-        graph=read_graph(folder / "network.nir"),
-        dt=DT,
-        program=Program.load(folder / "program.npz"),
-        probe=probe(network, job.dataset.test_x[:SAMPLES]),
-        manifest=manifest(job.config, job.chip, {"network.pt": folder / "network.pt"}),
-        title=f"{job.config.name}-{arm}",
-        chip=job.chip,
-    )
-    for target, output in (("loihi2", folder / "loihi2"), ("onnx", folder / "network.onnx")):
-        for check in exporter(target).export(deployable, output).checks:
-            job.console.say(f"{arm}: {check}")
-
-
-def deployable(artifact: Artifact, chip: Chip, needs_program: bool) -> Deployable:
-    """What exporters are given of an artefact, with a real batch of its run's test set where there is one.
-
-    Raises:
-        ScaDeployError: if the artefact is a bare Program, which holds no float network.
-    """
-    if artifact.graph is None:
-        raise ScaDeployError(f"{artifact.path} holds integers only", "export from the run, the .pt or the .nir file")
-    batch = None
-    if artifact.network is not None and artifact.config is not None:
-        data = artifact.config.data
-        frames = load_dataset(data.set, Path(data.folder) if data.folder else None).test_x[:SAMPLES]
-        batch = probe(artifact.network, frames)
-    source = artifact.network_path or artifact.graph_path or artifact.path
-    return Deployable(
-        graph=artifact.graph,
-        dt=artifact.dt,
-        program=artifact.program if needs_program else None,
-        probe=batch,
-        manifest=manifest(artifact.config, chip, {source.name: source}),
-        title=artifact.title,
-        chip=chip,
-    )
-
-
-def evaluation(console: Console, path: Path) -> dict[str, Any]:
-    """The figures of an arm: those of its run, or made now if it was only trained and compacted.
-
-    Raises:
-        ScaDeployError: if the path is not an arm of a run.
-    """
-    folder = arm_folder(path)
-    if (folder / "evaluation.json").is_file():
-        document: dict[str, Any] = read_json(folder / "evaluation.json")
-        return document
     artifact = open_artifact(folder)
-    if artifact.network is None or artifact.graph is None or artifact.config is None:
-        raise ScaDeployError(f"{path} is not an arm of a run", "give runs/NAME/dense and runs/NAME/pruned")
-    job = Job(artifact.config, folder.parent, console)
-    return evaluate(artifact.network, artifact.graph, artifact.program, job.dataset, job.chip)
+    for target, output in (("loihi2", folder / "loihi2"), ("onnx", folder / "network.onnx")):
+        writer = exporter(target)
+        for check in writer.export(deployable(artifact, job.chip, writer), output).checks:
+            job.console.say(f"{arm}: {check}")
 
 
 def verify_arm(job: Job, arm: str) -> None:
     """Real Lava against the simulator on test samples; a mismatch ends the run."""
-    folder = job.folder / arm
+    folder, limits = job.folder / arm, job.config.verify
     program = Program.load(folder / "program.npz")
-    x = direct_code(job.dataset.test_x[: job.config.verify.samples], program.steps)
-    verification = verify(
-        program, folder / "loihi2" / "network.net", x, python=job.lava_python, timeout=job.config.verify.timeout
-    )
-    write_json(folder / "verify.json", verification.as_dict())
+    x = direct_code(job.dataset.test_x[: limits.samples], program.steps)
+    net = folder / "loihi2" / "network.net"
+    verification = verify(program, net, x, python=job.lava_python, timeout=limits.timeout)
     verification.raise_on_mismatch()
+    write_json(folder / "verify.json", verification.as_dict())
     job.console.say(f"{arm}: {verified_line(verification)}")
 
 
@@ -243,25 +210,77 @@ def verified_line(verification: Verification) -> str:
     )
 
 
+def deployable(artifact: Artifact, chip: Chip, writer: Exporter) -> Deployable:
+    """What an exporter is given of an artefact: the Program and a real batch of test samples if it uses them.
+
+    Raises:
+        ScaDeployError: if the artefact is a bare Program, which holds no float network.
+    """
+    if artifact.graph is None:
+        raise ScaDeployError(f"{artifact.path} holds integers only", "export from the run, the .pt or the .nir file")
+    batch = None
+    if writer.probes and artifact.network is not None and artifact.config is not None:
+        batch = probe(artifact.network, configured(artifact.config.data).test_x[:SAMPLES])
+    source = artifact.network_path or artifact.graph_path or artifact.path
+    return Deployable(
+        graph=artifact.graph,
+        dt=artifact.dt,
+        program=artifact.program if writer.integers else None,
+        probe=batch,
+        manifest=manifest(artifact.config, chip, {source.name: source}),
+        title=artifact.title,
+        chip=chip,
+    )
+
+
+def evaluation(console: Console, path: Path) -> dict[str, Any]:
+    """The figures of an arm: those of its run, or made now if it was only trained.
+
+    Raises:
+        ScaDeployError: if the path is not an arm of a run, or its evaluation.json is damaged.
+    """
+    folder = arm_folder(path)
+    written = folder / "evaluation.json"
+    if written.is_file():
+        document = read_json(written)
+        if not isinstance(document, dict) or "figures" not in document:
+            raise ScaDeployError(f"{written} holds no figures", "delete it and repeat the command")
+        return document
+    artifact = open_artifact(folder)
+    if artifact.config is None:
+        raise ScaDeployError(f"{path} is not an arm of a run", "give runs/NAME/dense and runs/NAME/pruned")
+    return _evaluated(Job(artifact.config, folder.parent, console), artifact)
+
+
+def _evaluated(job: Job, artifact: Artifact) -> dict[str, Any]:
+    if artifact.network is None or artifact.graph is None:
+        raise ScaDeployError(f"{artifact.path} is not an arm of a run", "give runs/NAME/dense and runs/NAME/pruned")
+    with job.console.progress(f"{artifact.title}: simulate", len(job.dataset.test_x)) as advance:
+        return evaluate(
+            artifact.network,
+            artifact.graph,
+            artifact.program,
+            job.dataset,
+            job.chip,
+            progress=lambda n: advance(n, "samples"),
+        )
+
+
 class _Steps:
-    """Which steps of an arm are done, and from which inputs: each key includes the one before it."""
+    """Which steps of an arm are done, and from which inputs."""
 
-    def __init__(self, folder: Path, key: str, console: Console) -> None:
-        self._path = folder / "steps.json"
-        self._done: dict[str, str] = read_json(self._path) if self._path.exists() else {}
-        self._key, self._arm, self._console = key, folder.name, console
+    def __init__(self, job: Job, arm: str) -> None:
+        self._job, self._arm = job, arm
+        self._path = job.folder / arm / "steps.json"
+        done = read_json(self._path) if self._path.exists() else {}
+        self._done: dict[str, str] = done if isinstance(done, dict) else {}
 
-    def do(self, name: str, action: Callable[[], Any], output: Path) -> None:
-        self._key = digest([self._key, name])
-        if self._done.get(name) == self._key and output.exists():
-            self._console.say(f"{self._arm}: {name} is already done")
+    def do(self, name: str, action: Callable[[Job, str], None], output: Path, *inputs: Path) -> None:
+        """Run the action unless its output was made from this config and these files."""
+        key = digest([_decides(self._job.config.to_plain()), name, [sha256(path) for path in inputs]])
+        if self._done.get(name) == key and output.exists():
+            self._job.console.say(f"{self._arm}: {name} is already done")
             return
-        action()
-        self._done[name] = self._key
+        action(self._job, self._arm)
+        self._done[name] = key
         write_json(self._path, self._done)
-
-
-def history(folder: Path) -> list[dict[str, Any]]:
-    """The log of an arm's training, one entry an epoch."""
-    lines = (folder / "train" / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
-    return [json.loads(line) for line in lines]

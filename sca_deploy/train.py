@@ -71,6 +71,7 @@ def train(
     path, log = folder / "checkpoint.pt", []
     if path.exists():
         log = _resume(path, network, optimizer, identity)
+        _write_log(folder, log)  # a kill may have come between the checkpoint and its log
     x, y = torch.from_numpy(dataset.train_x), torch.from_numpy(dataset.train_y)
     for epoch in range(len(log), config.train.epochs):
         started = time.perf_counter()
@@ -89,10 +90,27 @@ def train(
             log=log,
             identity=identity,
         )
-        write_text(folder / "metrics.jsonl", "".join(json.dumps(e) + "\n" for e in log))
+        _write_log(folder, log)
         if progress is not None:
             progress(entry)
     return network.cpu().eval()
+
+
+def read_log(folder: Path) -> list[dict[str, Any]]:
+    """What `train` logged in its folder, one entry an epoch.
+
+    Raises:
+        ScaDeployError: if there is no log, or it is damaged.
+    """
+    path = folder / "metrics.jsonl"
+    try:
+        return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    except (OSError, ValueError) as error:
+        raise ScaDeployError(f"{path} is not a readable log ({error})", "repeat the training command") from error
+
+
+def _write_log(folder: Path, log: list[dict[str, Any]]) -> None:
+    write_text(folder / "metrics.jsonl", "".join(json.dumps(entry) + "\n" for entry in log))
 
 
 def accuracy(network: SpikingNetwork, x: npt.NDArray[np.uint8], y: npt.NDArray[np.int64]) -> float:

@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from sca_deploy.artifact import arm_folder, open_artifact
 from sca_deploy.config import Config
-from sca_deploy.data import load_dataset
+from sca_deploy.data import configured
 from sca_deploy.errors import ScaDeployError, UsageError
 from sca_deploy.evaluate import direct_code
 from sca_deploy.exporters.netx import read_net
@@ -17,14 +17,16 @@ from sca_deploy.hardware.lava.compare import Verification, verify
 from sca_deploy.hardware.program import Program
 from sca_deploy.recording import load_input
 
+SAMPLES = 32
+
 
 def verify_source(
-    source: Path, samples: int, input_path: Path | None, states: bool, timeout: float, lava_python: str | None
+    source: Path, samples: int | None, input_path: Path | None, states: bool, timeout: float, lava_python: str | None
 ) -> Verification:
     """Compare the exported Program with the exported .net of a run, an arm or a loihi2 folder.
 
     Args:
-        samples: how many test samples, or samples of `input_path`, to compare.
+        samples: how many test samples, or samples of `input_path`, to compare; None is 32, or all if fewer.
         input_path: .npy of (samples, steps, *input_shape); None takes the run's test set.
 
     Raises:
@@ -41,16 +43,16 @@ def verify_source(
         if config is None:
             raise UsageError(f"{source} belongs to no run, so there is no test set", "give --input x.npy")
         x = test_input(config, program)
-    if len(x) < samples:
+    if samples is not None and len(x) < samples:
         raise UsageError(f"--samples {samples} asks for more than the {len(x)} there are")
-    return verify(program, folder / "network.net", x[:samples], states=states, python=lava_python, timeout=timeout)
+    return verify(
+        program, folder / "network.net", x[: samples or SAMPLES], states=states, python=lava_python, timeout=timeout
+    )
 
 
 def test_input(config: Config, program: Program) -> npt.NDArray[np.uint8]:
     """The run's test set as the Program takes it, (samples, steps, *input_shape)."""
-    data = config.data
-    dataset = load_dataset(data.set, Path(data.folder) if data.folder else None)
-    return direct_code(dataset.first(data.train_samples, data.test_samples).test_x, program.steps)
+    return direct_code(configured(config.data).test_x, program.steps)
 
 
 def loihi2_folder(source: Path) -> Path:

@@ -185,3 +185,211 @@ def test_the_installed_wheel_runs_the_whole_pipe_from_an_empty_folder(installed_
     done = subprocess.run(command, cwd=tmp_path, env=bare_environment, capture_output=True, text=True, timeout=280)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout) == json.loads((tmp_path / "runs" / "digits" / "compare.json").read_text())
+
+
+def test_an_export_replaces_only_an_export(digits_run, tmp_path):
+    mine = tmp_path / "webapp"
+    (mine / "src").mkdir(parents=True)
+    (mine / "manifest.json").write_text('{"name": "my app"}')
+    (mine / "src" / "a.txt").write_text("precious")
+    done = sca_deploy("export", digits_run, "-o", mine)
+    error, _ = lines(done)
+    assert done.returncode == 1
+    assert "is not a loihi2 export" in error
+    assert (mine / "src" / "a.txt").read_text() == "precious"
+
+
+def test_an_export_into_the_folder_one_stands_in_replaces_it(digits_run, tmp_path):
+    folder = tmp_path / "out"
+    for _ in range(2):
+        done = sca_deploy("export", digits_run / "pruned" / "network.nir", "--input-bits", 5, "-o", folder)
+        assert done.returncode == 0, done.stderr
+    done = sca_deploy("export", digits_run / "dense" / "network.nir", "--input-bits", 5, "-o", ".", cwd=folder)
+    assert done.returncode == 0, done.stderr
+    assert json.loads((folder / "cores.json").read_text())["cores"] > 10
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_2_a_file_is_never_written_over_its_own_source(digits_run, tmp_path):
+    shutil.copy(digits_run / "pruned" / "network.nir", tmp_path / "mine.nir")
+    before = (tmp_path / "mine.nir").read_bytes()
+    done = sca_deploy("export", tmp_path / "mine.nir", "--target", "nir")
+    assert done.returncode == 2
+    assert "give --output" in lines(done)[1]
+    assert (tmp_path / "mine.nir").read_bytes() == before
+
+
+def small_chip(folder, cores):
+    from sca_deploy.hardware.chip import load_chip
+
+    text = load_chip("loihi2").path.read_text()
+    head, section, rest = text.partition("[limits.cores]")
+    assert section, "the chip file names its cores otherwise"
+    value = next(line for line in rest.splitlines() if line.startswith("value"))
+    path = folder / "small.toml"
+    path.write_text(head + section + rest.replace(value, f"value = {cores}", 1))
+    return path
+
+
+def test_3_a_dense_network_that_does_not_fit_does_not_cost_the_pruned_one_its_results(tmp_path):
+    chip = small_chip(tmp_path, 10)
+    command = ["run", "digits", "--epochs", 3, "--train-samples", 300, "--chip", chip, "-o", tmp_path / "run"]
+    done = sca_deploy(*command)
+    assert done.returncode == 3
+    assert "error: dense:" in done.stderr
+    assert "pruned: verified against Lava" in done.stderr
+    assert json.loads((tmp_path / "run" / "compare.json").read_text())["dense"]["cores"] > 10
+    assert (tmp_path / "run" / "pruned" / "loihi2" / "network.net").is_file()
+    assert not (tmp_path / "run" / "dense" / "loihi2").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (["--chip", "loihi3"], "unknown chip 'loihi3'"),
+        (["--keep", "0.1"], "the floor"),
+        (["--data-folder", "nowhere"], "digits"),
+    ],
+)
+def test_2_what_can_be_known_before_training_is_said_before_it_and_leaves_nothing(arguments, named, tmp_path):
+    done = sca_deploy("run", "digits", *arguments, cwd=tmp_path)
+    error, _ = lines(done)
+    assert done.returncode == 2
+    assert named in error
+    assert not (tmp_path / "runs").exists()
+
+
+LAYERS = """
+[network]
+layers = [
+  {{ type = "conv", channels = 4, kernel = 3, {conv} }},
+  {{ type = "batch_norm" }},
+  {{ type = "lif", {lif} }},
+  {{ type = "max_pool", kernel = 2, name = "p" }},
+  {{ type = "flatten" }},
+  {{ type = "linear", features = 8, {linear} }},
+  {{ type = "batch_norm" }},
+  {{ type = "lif" }},
+  {{ type = "linear", features = 10 }},
+]
+"""
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"conv": "stride = 0"}, "stride is 0"),
+        ({"lif": "surrogate = 5"}, "surrogate is 5"),
+        ({"lif": 'surrogate = "a"'}, "unknown surrogate 'a'"),
+        ({"conv": 'name = "keys"'}, "'keys' cannot be used"),
+        ({"linear": 'name = "p_or"'}, "'p_or' is taken"),
+    ],
+)
+def test_2_a_network_that_cannot_be_built_is_named_before_training(changes, named, tmp_path):
+    fields = {
+        key: changes.get(key, filler)
+        for key, filler in {"conv": "padding = 0", "lif": "beta = 0.5", "linear": "bias = true"}.items()
+    }
+    (tmp_path / "c.toml").write_text(LAYERS.format(**fields))
+    done = sca_deploy("train", tmp_path / "c.toml", cwd=tmp_path)
+    error, _ = lines(done)
+    assert done.returncode == 2
+    assert named in error
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize("content", ["", "{}", "[]", "[1]", "null", '{"figures": '])
+@pytest.mark.parametrize("file", ["config.json", "pruned/evaluation.json"])
+def test_damaged_json_in_a_run_is_one_clear_line(digits_run, tmp_path, file, content):
+    run = tmp_path / "digits"
+    shutil.copytree(digits_run, run)
+    (run / file).write_text(content)
+    command = ["map", run] if file == "config.json" else ["compare", run / "dense", run / "pruned"]
+    done = sca_deploy(*command)
+    if file == "config.json" and content == "{}":
+        assert done.returncode == 0  # an empty config means all defaults
+        return
+    lines(done)
+    assert done.returncode in (1, 2)
+
+
+def test_commands_work_from_inside_an_arm(digits_run):
+    for command in (["map", "."], ["verify", ".", "--samples", 1], ["inspect", "loihi2"]):
+        done = sca_deploy(*command, cwd=digits_run / "pruned")
+        assert done.returncode == 0, done.stderr
+
+
+def test_a_foreign_config_nearby_is_not_taken_for_a_runs(digits_run, tmp_path):
+    (tmp_path / "config.json").write_text('{"model_type": "bert"}')
+    shutil.copy(digits_run / "pruned" / "network.nir", tmp_path / "network.nir")
+    done = sca_deploy("inspect", tmp_path / "network.nir", "--input-bits", 5)
+    assert done.returncode == 0, done.stderr
+
+
+def test_1_more_steps_than_the_read_out_has_room_for_are_refused(digits_run, tmp_path):
+    np.save(tmp_path / "x.npy", np.zeros((1, 5, 1, 8, 8), np.uint8))
+    done = sca_deploy("simulate", digits_run, "--input", tmp_path / "x.npy", "-o", tmp_path / "out.npz")
+    error, fix = lines(done)
+    assert done.returncode == 1
+    assert "5 steps" in error
+    assert "--steps 5" in fix
+
+
+@pytest.mark.parametrize("dt", ["0", "-1e-4", "nan", "inf"])
+def test_2_a_time_step_that_is_none_is_refused(digits_run, dt):
+    done = sca_deploy("inspect", digits_run / "pruned" / "network.nir", "--input-bits", 5, "--dt", dt)
+    lines(done)
+    assert done.returncode == 2
+
+
+def test_2_flags_for_graphs_are_not_ignored_for_integers(digits_run):
+    done = sca_deploy("inspect", digits_run / "pruned" / "loihi2", "--steps", 99)
+    assert done.returncode == 2
+    assert "holds integers already" in lines(done)[0]
+
+
+def test_1_a_soft_reset_is_refused_with_the_reason(digits_run, tmp_path):
+    path = tmp_path / "soft.nir"
+    shutil.copy(digits_run / "pruned" / "network.nir", path)
+    with h5py.File(path, "r+") as file:
+        del file["node/metadata/reset"]
+        file["node/metadata/reset"] = "subtract"
+    done = sca_deploy("inspect", path, "--input-bits", 5)
+    assert done.returncode == 1
+    assert "reset 'subtract'" in lines(done)[0]
+
+
+def test_a_graph_outside_the_portable_profile_still_reaches_the_chip(tmp_path):
+    import nir
+
+    nodes = {
+        "input": nir.Input({"input": np.array([6])}),
+        "w": nir.Linear(np.random.default_rng(0).normal(size=(5, 6))),
+        "lif": nir.LIF(*(np.full(5, v) for v in (5e-3, 2.0, 0.0, 0.3, 0.0))),
+        "output": nir.Output({"output": np.array([5])}),
+    }
+    edges = [("input", "w"), ("w", "lif"), ("lif", "output")]
+    nir.write(tmp_path / "foreign.nir", nir.NIRGraph(nodes, edges))
+    flags = ["--dt", "1e-3", "--steps", 10, "--input-bits", 0]
+    done = sca_deploy("export", tmp_path / "foreign.nir", *flags, "-o", tmp_path / "out")
+    assert done.returncode == 0, done.stderr
+    x = np.random.default_rng(1).integers(0, 2, (3, 10, 6), np.uint8)
+    np.save(tmp_path / "x.npy", x)
+    done = sca_deploy("verify", tmp_path / "out", "--input", tmp_path / "x.npy", "--json")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["layers"][0]["spikes"] > 0
+
+
+def test_a_checkpoint_trained_further_than_the_compacted_network_is_what_counts(tmp_path):
+    run = tmp_path / "run"
+    command = ["train", "digits", "--train-samples", 200, "--test-samples", 50, "--epochs", 4, "-o", run]
+    assert sca_deploy(*command).returncode == 0
+    assert sca_deploy("compact", run).returncode == 0
+    small = json.loads(sca_deploy("inspect", run, "--json").stdout)
+    from sca_deploy.checkpoint import load_network, save_network
+
+    network, extra = load_network(run / "pruned" / "train" / "checkpoint.pt")
+    network.norms()["batch_norm1"].mask[:] = 1
+    save_network(run / "pruned" / "train" / "checkpoint.pt", network, input_bits=extra["input_bits"])
+    large = json.loads(sca_deploy("inspect", run, "--json").stdout)
+    assert large["layers"][0]["shape"][0] == 32 > small["layers"][0]["shape"][0]

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from sca_deploy.errors import ScaDeployError
+from sca_deploy.errors import ScaDeployError, UsageError
 from sca_deploy.nn.neuron import LIF
 from sca_deploy.nn.spec import (
     AvgPoolSpec,
@@ -80,6 +80,8 @@ class SpikingNetwork(nn.Module):
         shape = spec.input_shape
         self.layers = nn.ModuleDict()
         for layer in spec.layers:
+            if hasattr(self.layers, layer.name):
+                raise UsageError(f"layer name '{layer.name}' cannot be used", "torch keeps it for itself")
             self.layers[layer.name] = _module(layer, shape)
             shape = layer.output_shape(shape)
 

@@ -105,7 +105,7 @@ class AvgPoolSpec(LayerSpec):
     """Average pooling; stride defaults to the kernel."""
 
     kernel: int
-    stride: int = 0
+    stride: int | None = None
     type: ClassVar[str] = "avg_pool"
     follows: ClassVar[tuple[str, ...]] = ("input", "lif", "if", "dropout")
 
@@ -301,17 +301,19 @@ def _build(spec: type[LayerSpec], name: str, given: Mapping[str, Any]) -> LayerS
 
 
 def _check_value(name: str, key: str, value: object, annotation: str) -> None:
-    if annotation == "int":
-        low = 0 if key in ("padding", "stride") else 1
+    if value is None and "None" in annotation:
+        return
+    if annotation.startswith("int"):
+        low = 0 if key == "padding" else 1
         if not isinstance(value, int) or isinstance(value, bool) or value < low:
             raise UsageError(f"layer '{name}': {key} is {value!r}, it must be a whole number from {low}")
     elif annotation.startswith("float"):
-        if value is None and "None" in annotation:
-            return
         if not isinstance(value, int | float) or isinstance(value, bool) or value != value:
             raise UsageError(f"layer '{name}': {key} is {value!r}, it must be a number")
     elif annotation == "bool" and not isinstance(value, bool):
         raise UsageError(f"layer '{name}': {key} is {value!r}, it must be true or false")
+    elif annotation == "str" and not isinstance(value, str):
+        raise UsageError(f"layer '{name}': {key} is {value!r}, it must be text")
 
 
 def _need_map(layer: LayerSpec, shape: Shape) -> None:

@@ -54,7 +54,7 @@ class Schedule:
 
     def regrow(self, epoch: int) -> float:
         """Fraction of channels regrown in this epoch's update."""
-        return self.config.regrow * (1 - self._progress(epoch))
+        return self.config.regrow * (self.last - epoch) / max(1, self.last - self.first)
 
     def _progress(self, epoch: int) -> float:
         return (epoch - self.first + 1) / (self.last - self.first + 1)
@@ -119,8 +119,9 @@ class SCA:
         if not self._layers:
             raise UsageError("the network has no batch-norm before neurons, so no channel can be pruned")
         self._weights = [m.weight for m in network.layers.values() if isinstance(m, torch.nn.Conv2d)]
-        for norm, neuron in self._layers.values():
-            network.layers[neuron].observe = self._observer(norm)
+        self._check_floor()
+        for name, (_, neuron) in self._layers.items():
+            network.layers[neuron].observe = self._observer(name)
         self._reset()
 
     def after_backward(self) -> None:
@@ -153,8 +154,13 @@ class SCA:
         self._reset()
         return log
 
-    def _observer(self, norm: MaskedBatchNorm) -> Any:
-        name = next(n for n, (m, _) in self._layers.items() if m is norm)
+    def _check_floor(self) -> None:
+        """Find out before the training, not after the first update, that the floors leave too much."""
+        sizes = [torch.zeros_like(norm.mask, device="cpu") for norm, _ in self._layers.values()]
+        select(sizes, sizes, round(self.config.keep * sum(map(len, sizes))), 0, self.config.floor)
+
+    def _observer(self, name: str) -> Any:
+        norm, _ = self._layers[name]
 
         def observe(v: torch.Tensor, spikes: torch.Tensor) -> None:
             if norm.training:
@@ -172,12 +178,7 @@ class SCA:
 def prunable(network: SpikingNetwork) -> dict[str, tuple[MaskedBatchNorm, str]]:
     """Batch-norms whose channels can go, each with the name of the population it feeds."""
     names, layers = list(network.layers), network.norms()
-    populations = network.neurons()
-    return {
-        name: (norm, names[names.index(name) + 1])
-        for name, norm in layers.items()
-        if names[names.index(name) + 1] in populations
-    }
+    return {name: (norm, names[names.index(name) + 1]) for name, norm in layers.items()}
 
 
 def _bits(mask: torch.Tensor) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 
 from sca_deploy.files import atomic_path, read_json
+from sca_deploy.train import read_log
 
 BLUE, ORANGE = "#0072b2", "#d55e00"
 """Told apart by every common kind of colour vision (Okabe and Ito)."""
@@ -31,7 +31,7 @@ _COSTS = {
 
 def plot_run(folder: Path) -> Path:
     """compare.png in a run folder: accuracy over epochs, kept channels over epochs, what is left of each cost."""
-    logs = {arm: _log(folder / arm) for arm in ("dense", "pruned")}
+    logs = {arm: read_log(folder / arm / "train") for arm in ("dense", "pruned")}
     document = read_json(folder / "compare.json")
     plt.rcParams.update({"font.size": 12, "axes.spines.top": False, "axes.spines.right": False})
     figure, (left, middle, right) = plt.subplots(1, 3, figsize=(16, 4.8), layout="constrained")
@@ -43,11 +43,6 @@ def plot_run(folder: Path) -> Path:
         figure.savefig(temporary, dpi=100, format="png")
     plt.close(figure)
     return path
-
-
-def _log(folder: Path) -> list[dict[str, Any]]:
-    lines = (folder / "train" / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
-    return [json.loads(line) for line in lines]
 
 
 def _plot_accuracy(axes: Axes, logs: dict[str, list[dict[str, Any]]], document: dict[str, Any]) -> None:

@@ -73,7 +73,7 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]], title: str) -> str
     for row in rows:
         grid.add_row(*row)
     buffer = StringIO()
-    Console(file=buffer, width=120, color_system=None).print(grid)
+    Console(file=buffer, width=1000, color_system=None).print(grid)
     return "\n".join(line.rstrip() for line in buffer.getvalue().splitlines())
 
 
