@@ -23,7 +23,8 @@ class _MultiStepLIF(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, a: torch.Tensor, beta: float, theta: float, surrogate: Surrogate) -> Any:
-        potentials, spikes = torch.empty_like(a), torch.empty_like(a)
+        # Not empty_like: for a frame repeated over time it would make time the innermost axis.
+        potentials, spikes = a.new_empty(a.shape), a.new_empty(a.shape)
         v = torch.zeros_like(a[0])
         for t in range(a.shape[0]):
             torch.add(a[t], v, alpha=beta, out=potentials[t])
