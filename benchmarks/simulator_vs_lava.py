@@ -1,6 +1,6 @@
 """Samples a second of the simulator and of Lava: one network, one input, the same bits, in one run.
 
-    python benchmarks/simulator_vs_lava.py [--samples 256] [--json]
+    python benchmarks/simulator_vs_lava.py [--samples 256] [--at-least 50] [--json]
 
 The network is a small convolutional one with seeded random weights. The simulator's time is everything
 from the input array to the spikes, on one thread; Lava's is given twice, the run alone (after it was
@@ -103,6 +103,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--samples", type=int, default=256)
     parser.add_argument("--json", action="store_true", help="print one JSON document instead of the table")
+    parser.add_argument("--at-least", type=float, default=0.0, help="exit with 1 below this ratio")
     parser.add_argument("--lava-python", help="the interpreter that has Lava")
     options = parser.parse_args()
     try:
@@ -111,7 +112,7 @@ def main() -> int:
         print(f"{error.problem}\n{error.fix}", file=sys.stderr)
         return error.exit_code
     print(json.dumps(result, indent=2) if options.json else table(result))
-    return 0
+    return 0 if result["ratio"] >= options.at_least else 1
 
 
 if __name__ == "__main__":
