@@ -71,6 +71,7 @@ def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 PLUGIN = """
 class Plugin:
     name, summary, suffix = "text", "a text file", ".txt"
+    integers, probes = False, False
     def export(self, deployable, output):
         raise NotImplementedError
 """
