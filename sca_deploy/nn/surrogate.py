@@ -21,13 +21,15 @@ from sca_deploy.errors import unknown_name
 Surrogate = Callable[[torch.Tensor], torch.Tensor]
 
 
-class _Sigmoid(torch.autograd.Function):
+class _Step(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: torch.Tensor, alpha: float) -> torch.Tensor:
         ctx.save_for_backward(x)
         ctx.alpha = alpha
         return (x > 0).to(x.dtype)
 
+
+class _Sigmoid(_Step):
     @staticmethod
     def backward(ctx: Any, *grad: torch.Tensor) -> tuple[torch.Tensor, None]:
         (x,) = ctx.saved_tensors
@@ -36,13 +38,7 @@ class _Sigmoid(torch.autograd.Function):
         return torch.ops.aten.sigmoid_backward(grad[0], s).mul_(ctx.alpha), None
 
 
-class _Atan(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, x: torch.Tensor, alpha: float) -> torch.Tensor:
-        ctx.save_for_backward(x)
-        ctx.alpha = alpha
-        return (x > 0).to(x.dtype)
-
+class _Atan(_Step):
     @staticmethod
     def backward(ctx: Any, *grad: torch.Tensor) -> tuple[torch.Tensor, None]:
         (x,) = ctx.saved_tensors
