@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import nir
 import numpy as np
@@ -50,10 +51,11 @@ class Artifact:
     @cached_property
     def network(self) -> SpikingNetwork | None:
         """The torch network without masked channels; None for graphs and Programs."""
-        if self.network_path is None:
-            return None
-        network, _ = load_network(self.network_path)
-        return compact(network)
+        return None if self._loaded is None else compact(self._loaded[0])
+
+    @cached_property
+    def _loaded(self) -> tuple[SpikingNetwork, dict[str, Any]] | None:
+        return None if self.network_path is None else load_network(self.network_path)
 
     @cached_property
     def graph(self) -> nir.NIRGraph | None:
@@ -100,10 +102,8 @@ class Artifact:
     def _input_bits(self) -> int:
         if self.reading.input_bits is not None:
             return self.reading.input_bits
-        if self.network_path is not None:
-            _, document = load_network(self.network_path)
-            if "input_bits" in document:
-                return int(document["input_bits"])
+        if self._loaded is not None and "input_bits" in self._loaded[1]:
+            return int(self._loaded[1]["input_bits"])
         raise UsageError(
             f"{self.path} does not say what its input spikes carry", "give --input-bits 0 (binary) or e.g. 8"
         )
