@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import functools
-import json
 import os
 import sys
 import traceback
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,75 +12,15 @@ import click
 
 from sca_deploy import __version__
 from sca_deploy.errors import ScaDeployError, UsageError, unknown_name
+from sca_deploy.options import PATH, Options, common, config_options, lava_option, reading
 
 if TYPE_CHECKING:
     from sca_deploy.artifact import Artifact
     from sca_deploy.config import Config
-    from sca_deploy.console import Console
     from sca_deploy.hardware.chip import Chip
     from sca_deploy.pipeline import Job
 
-PATH = click.Path(path_type=Path)
 INTERRUPTED = 130
-
-
-@dataclass(frozen=True)
-class Options:
-    """What every command takes."""
-
-    as_json: bool
-    quiet: bool
-    verbose: bool
-
-    def console(self) -> Console:
-        """Where progress goes."""
-        from sca_deploy.console import Console
-
-        return Console(self.quiet, self.verbose)
-
-    def result(self, document: Any, text: str, hint: str = "") -> None:
-        """The result on stdout: the document with --json, else the text and the next command."""
-        from sca_deploy.console import write_result
-
-        if self.as_json:
-            write_result(json.dumps(document, indent=2, allow_nan=False))
-            return
-        write_result(text)
-        if hint and not self.quiet:
-            self.console().say(f"next: {hint}")
-
-
-def common(function: Callable[..., None]) -> Callable[..., None]:
-    """--json, -q, -v and --debug, given to the command as `options`."""
-
-    @click.option("--json", "as_json", is_flag=True, help="Print exactly one JSON document on stdout.")
-    @click.option("-q", "--quiet", is_flag=True, help="No progress.")
-    @click.option("-v", "--verbose", is_flag=True, help="More progress.")
-    @click.option("--debug", is_flag=True, help="Show the traceback of an error.")
-    @functools.wraps(function)
-    def command(*, as_json: bool, quiet: bool, verbose: bool, debug: bool, **rest: Any) -> None:
-        # `main` reads --debug itself, so that it also holds for errors outside the command.
-        function(Options(as_json, quiet, verbose), **rest)
-
-    return command
-
-
-def reading(function: Callable[..., None]) -> Callable[..., None]:
-    """What foreign files do not say."""
-    function = click.option(
-        "--input-bits", type=click.IntRange(0, 16), help="Payload bits of input spikes; 0: binary."
-    )(function)
-    function = click.option("--steps", type=click.IntRange(1), help="Time steps a sample lasts.")(function)
-    return click.option("--dt", type=float, help="Time step in seconds of a .nir file.")(function)
-
-
-def lava_option(function: Callable[..., None]) -> Callable[..., None]:
-    """--lava-python."""
-    return click.option(
-        "--lava-python",
-        type=str,
-        help="Interpreter that has Lava; default $SCA_DEPLOY_LAVA_PYTHON, else this one.",
-    )(function)
 
 
 class _Group(click.Group):
@@ -109,27 +45,6 @@ def cli(context: click.Context) -> None:
     """
     if context.invoked_subcommand is None:
         click.echo(context.get_help())
-
-
-def config_options(function: Callable[..., None]) -> Callable[..., None]:
-    """A config and the flags that override it."""
-    options = [
-        click.argument("config", default="digits"),
-        click.option("-o", "--output", type=PATH, help="Run folder; default runs/NAME."),
-        click.option("--seed", type=int, help="Overrides seed."),
-        click.option("--epochs", "train__epochs", type=int, help="Overrides train.epochs."),
-        click.option("--keep", "prune__keep", type=float, help="Overrides prune.keep."),
-        click.option("--score", "prune__score", type=str, help="Overrides prune.score."),
-        click.option("--device", "train__device", type=str, help="Overrides train.device: cpu, cuda, auto."),
-        click.option("--data-folder", "data__folder", type=str, help="Overrides data.folder."),
-        click.option("--train-samples", "data__train_samples", type=int, help="Overrides data.train_samples."),
-        click.option("--test-samples", "data__test_samples", type=int, help="Overrides data.test_samples."),
-        click.option("--chip", type=str, help="Overrides chip: a name or a .toml file."),
-        click.option("--timeout", "verify__timeout", type=float, help="Overrides verify.timeout, in seconds."),
-    ]
-    for option in reversed(options):
-        function = option(function)
-    return function
 
 
 @cli.command()

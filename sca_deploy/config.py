@@ -22,11 +22,30 @@ OPTIMIZERS = ("adam", "sgd")
 
 
 @dataclass(frozen=True)
+class AugmentConfig:
+    """What is done to training images at random, anew in every epoch."""
+
+    crop: int = 0
+    """Pad by so many pixels of 0 on every side and cut the image's size out again at a random place."""
+    flip: bool = False
+    """Mirror left and right, half of the images."""
+    cutout: int = 0
+    """Side of a square that is set to 0 at a random place; it may hang over the edge."""
+    rotation: float = 0.0
+    """Turn by up to so many degrees either way."""
+
+
+@dataclass(frozen=True)
 class DataConfig:
-    """Which data set, from where, and how much of it."""
+    """Which data set, from where, how much of it, and how its values become input over time."""
 
     set: str = "digits"
     folder: str = ""
+    size: int = 0
+    """Bring images or event frames to this height and width; 0 leaves them as they are."""
+    coding: str = "direct"
+    """direct: the image at every step; rate, latency: binary spikes; events: the recording in T bins."""
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
     train_samples: int = 0
     """Use only the first so many training samples; 0 is all of them."""
     test_samples: int = 0

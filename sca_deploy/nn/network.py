@@ -134,14 +134,19 @@ class SpikingNetwork(nn.Module):
     def recording(self) -> Iterator[dict[str, torch.Tensor]]:
         """Inside the block, every forward leaves each population's spikes (N, T, ...) in the dictionary."""
         recorded: dict[str, torch.Tensor] = {}
-        populations = self.neurons()
-        for name, neuron in populations.items():
-            neuron.observe = lambda _, spikes, name=name: recorded.__setitem__(name, spikes.transpose(0, 1))
+        added = []
+        for name, neuron in self.neurons().items():
+
+            def keep(_: torch.Tensor, spikes: torch.Tensor, name: str = name) -> None:
+                recorded[name] = spikes.detach().transpose(0, 1)
+
+            neuron.observers.append(keep)
+            added.append((neuron, keep))
         try:
             yield recorded
         finally:
-            for neuron in populations.values():
-                neuron.observe = None
+            for neuron, observer in added:
+                neuron.observers.remove(observer)
 
 
 def _module(layer: LayerSpec, shape: Shape) -> nn.Module:

@@ -32,13 +32,19 @@ class _MultiStepLIF(torch.autograd.Function):
             v = torch.addcmul(potentials[t], potentials[t], spikes[t], value=-1.0)
         ctx.save_for_backward(potentials, spikes)
         ctx.beta, ctx.theta, ctx.surrogate = beta, theta, surrogate
-        ctx.mark_non_differentiable(potentials)
+        ctx.set_materialize_grads(False)
         return spikes, potentials
 
     @staticmethod
     def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor, None, None, None]:
         potentials, spikes = ctx.saved_tensors
-        grad = _surrogate_gradient(ctx.surrogate, potentials - ctx.theta, grads[0])
+        from_spikes, from_potentials = grads
+        if from_spikes is None:
+            grad = torch.zeros_like(potentials)
+        else:
+            grad = _surrogate_gradient(ctx.surrogate, potentials - ctx.theta, from_spikes)
+        if from_potentials is not None:
+            grad += from_potentials
         kept = 1 - spikes
         for t in range(grad.shape[0] - 2, -1, -1):
             # dL/dv[t] also comes from v[t+1] = beta v[t] (1 - s[t]) + a[t+1].
@@ -61,8 +67,8 @@ class LIF(nn.Module):
         threshold: firing threshold theta, compared strictly.
         surrogate: gradient of the spike.
 
-    `observe`, when set, is called in every forward with (potentials, spikes), both (T, N, ...) and
-    without gradient; potentials are those before the reset, which the threshold sees.
+    Each of `observers` is called in every forward with (potentials, spikes), both (T, N, ...) and part
+    of the autograd graph; potentials are those before the reset, which the threshold sees.
     """
 
     def __init__(self, beta: float, threshold: float, surrogate: Surrogate) -> None:
@@ -70,13 +76,13 @@ class LIF(nn.Module):
         self.beta = beta
         self.threshold = threshold
         self.surrogate = surrogate
-        self.observe: Observer | None = None
+        self.observers: list[Observer] = []
 
     def forward(self, a: torch.Tensor) -> torch.Tensor:
         """Spikes (T, N, ...), 0 or 1, from the summed input a (T, N, ...), starting at rest."""
         spikes, potentials = _MultiStepLIF.apply(a, self.beta, self.threshold, self.surrogate)
-        if self.observe is not None:
-            self.observe(potentials, spikes.detach())
+        for observer in self.observers:
+            observer(potentials, spikes)
         result: torch.Tensor = spikes
         return result
 

@@ -121,7 +121,7 @@ class SCA:
         self._weights = [m.weight for m in network.layers.values() if isinstance(m, torch.nn.Conv2d)]
         self._check_floor()
         for name, (_, neuron) in self._layers.items():
-            network.layers[neuron].observe = self._observer(name)
+            network.neurons()[neuron].observers.append(self._observer(name))
         self._reset()
 
     def after_backward(self) -> None:
@@ -164,7 +164,7 @@ class SCA:
 
         def observe(v: torch.Tensor, spikes: torch.Tensor) -> None:
             if norm.training:
-                self._sums[name] += self._score(v, spikes)
+                self._sums[name] += self._score(v.detach(), spikes.detach())
                 self._batches += name == next(iter(self._layers))
 
         return observe

@@ -36,7 +36,7 @@ def test_a_potential_on_the_threshold_does_not_spike():
 
 def test_the_observer_sees_potentials_before_the_reset():
     seen, neuron, a = [], lif(0.5), np.array([0.8, 0.9, 0.3])
-    neuron.observe = lambda v, s: seen.append((v, s))
+    neuron.observers.append(lambda v, s: seen.append((v, s)))
     neuron(torch.from_numpy(a)[:, None])
     spikes, potentials = by_hand(a, 0.5, 1.0)
     assert seen[0][0].flatten().tolist() == pytest.approx(potentials)
