@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from sca_deploy import __version__
+from sca_deploy.data_commands import data
 from sca_deploy.errors import ScaDeployError, UsageError, unknown_name
 from sca_deploy.options import PATH, Options, common, config_options, lava_option, reading
+from sca_deploy.study_commands import study
 
 if TYPE_CHECKING:
     from sca_deploy.artifact import Artifact
@@ -70,15 +72,15 @@ def run(options: Options, config: str, output: Path | None, lava_python: str | N
 
 @cli.command()
 @config_options
-@click.option("--arm", type=click.Choice(["pruned", "dense"]), default="pruned", help="With SCA, or without.")
+@click.option("--arm", type=click.Choice(["pruned", "dense"]), default="pruned", help="With pruning, or without.")
 @common
 def train(options: Options, config: str, output: Path | None, arm: str, **flags: Any) -> None:
-    """Train one network, with SCA pruning by default."""
+    """Train one network, pruned by the config's method by default. Repeat the command to continue."""
     from sca_deploy import pipeline
     from sca_deploy.train import read_log
 
     job = _job(options, config, output, flags, None)
-    pipeline.start(job, [arm])
+    pipeline.start(job, [arm], deploy=False)
     pipeline.train_arm(job, arm)
     last = read_log(job.folder / arm / "train")[-1]
     text = f"{job.folder}/{arm}: {last['epoch']} epochs, test accuracy {100 * last['test_accuracy']:.2f} % (measured)"
@@ -264,6 +266,10 @@ def env(options: Options, lava_python: str | None) -> None:
         lava = {"lava": f"not usable: {error.problem}", "install": error.fix}
     document = {**found, **lava}
     options.result(document, "\n".join(f"{name:14s} {value}" for name, value in document.items()))
+
+
+cli.add_command(data)
+cli.add_command(study)
 
 
 def main() -> None:

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from importlib import resources
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from sca_deploy.errors import ScaDeployError, UsageError, unknown_name
 
@@ -17,8 +17,14 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-SCORES = ("potential", "activity", "rate")
+if TYPE_CHECKING:
+    from importlib.resources.abc import Traversable
+
 OPTIMIZERS = ("adam", "sgd")
+RATES = ("cosine", "step", "constant")
+LOSSES = ("mean_logits", "per_step")
+PRECISIONS = ("float32", "bfloat16")
+RAMPS = ("cubic", "constant")
 
 
 @dataclass(frozen=True)
@@ -53,8 +59,9 @@ class DataConfig:
 
 @dataclass(frozen=True)
 class NetworkConfig:
-    """The layer tables of `nn.spec`, defaults for their neurons, and the time steps."""
+    """The layer tables of `nn.spec` or the name of a network of `nn.zoo`, its neurons, and the time steps."""
 
+    name: str = ""
     steps: int = 4
     neuron: dict[str, Any] = field(default_factory=dict)
     layers: list[dict[str, Any]] = field(default_factory=list)
@@ -62,33 +69,60 @@ class NetworkConfig:
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """How a network is trained; the learning rate falls to zero on a cosine."""
+    """How a network is trained."""
 
     epochs: int = 20
     batch_size: int = 64
     optimizer: str = "adam"
     lr: float = 2e-3
+    rate: str = "cosine"
+    """cosine: the learning rate falls to zero; step: it is multiplied by 0.1 at each milestone; constant."""
+    milestones: list[float] = field(default_factory=lambda: [0.5, 0.75])
+    """For rate = "step": fractions of a phase of the training, which is all of it for most methods."""
     momentum: float = 0.9
     weight_decay: float = 0.0
+    loss: str = "mean_logits"
+    """Cross-entropy of the logits' mean over time, or per_step: the mean of the cross-entropy of each step."""
     device: str = "cpu"
+    precision: str = "float32"
+    """bfloat16: convolutions and linear layers by autocast; potentials stay float32."""
+    channels_last: bool = True
+    checkpoint_seconds: float = 120.0
+    """A checkpoint is written after each epoch, and within it after so many seconds; 0: after each batch."""
 
 
 @dataclass(frozen=True)
 class PruneConfig:
-    """SCA: which channels to keep, and when that is decided."""
+    """Which method prunes, how much, when, and what else the loss is charged for."""
 
+    method: str = "sca"
     keep: float = 0.35
-    """Fraction of all channels that are on at the end."""
-    score: str = "potential"
-    regrow: float = 0.1
-    """Fraction of all channels regrown at the first update; falls linearly to 0 at the last (a lone one has 0)."""
+    """Fraction of all channels, or of all weights for the unstructured methods, that is on at the end."""
+    score: str = ""
+    """What channels are ranked by; empty for the method's own. See `sca_deploy.pruning.scores`."""
+    regrow: float = 0.2
+    """Share of the kept that regrowth chooses among those the ranking left out."""
+    regrow_by: str = ""
+    """What regrowth ranks by; empty for the method's own. See `sca_deploy.pruning.regrowth`."""
+    ramp: str = "cubic"
+    """cubic: the kept fraction falls from 1; constant: it is `keep` from the first update."""
+    fade: bool = True
+    """Whether the share that regrows falls to 0 at the last update, so that the ranking has the last word."""
     floor: float = 0.1
     """Every layer keeps at least this fraction of its channels, and never fewer than one."""
     start: float = 0.1
     end: float = 0.6
-    """Masks are updated after the epochs between these fractions of the training, then stay."""
-    l1: float = 0.0
+    """Updates lie between these fractions of the training; methods that prune once do so at `end`."""
+    interval: int = 0
+    """Batches between two updates of the unstructured methods; 0: an epoch. Channels are updated after epochs."""
+    l1_weights: float = 0.0
     """Added to the gradient of convolution weights as l1 * sign(w)."""
+    l1_gamma: float = 0.0
+    """Added to the gradient of batch-norm scales as l1 * sign(gamma)."""
+    l1_potential: float = 0.0
+    """Times mean |V| before the reset, summed over populations, is added to the loss."""
+    l1_spikes: float = 0.0
+    """Times the mean firing rate, summed over populations, is added to the loss."""
 
 
 @dataclass(frozen=True)
@@ -128,34 +162,51 @@ class Config:
         """
         if not isinstance(plain, Mapping):
             raise UsageError(f"the config is a {type(plain).__name__}, it must be a table")
-        return _section(cls, plain, "")
+        return from_table(cls, plain, "")
 
 
 def load_config(source: str | Path) -> Config:
-    """Read a TOML config from a path, or a packaged recipe by its name ("digits").
+    """Read a TOML config from a path, or a packaged recipe by its name ("digits", "paper/sca-vgg16-cifar10").
 
     Raises:
         UsageError: if there is no such file or recipe, or a key is wrong.
         ScaDeployError: if the file is not TOML.
     """
+    plain = read_toml(source, resources.files("sca_deploy.configs"))
+    if "study" in plain:
+        raise UsageError(f"{source} is a study", f"sca-deploy study {source}")
+    return Config.from_plain({"name": Path(source).stem, **plain})
+
+
+def read_toml(source: str | Path, recipes: Traversable) -> dict[str, Any]:
+    """The tables of a TOML file, given by path or as the name of one in `recipes`, with or without .toml.
+
+    Raises:
+        UsageError: if there is no such file.
+        ScaDeployError: if it is not TOML.
+    """
     path = Path(source)
-    recipes = recipe_names()
+    name = str(source).removesuffix(".toml").removeprefix("configs/").removeprefix("studies/")
     if path.is_file():
         text = path.read_bytes()
-    elif path.stem in recipes and path.parts in ((path.stem,), (path.name,), ("configs", f"{path.stem}.toml")):
-        text = (resources.files("sca_deploy.configs") / f"{path.stem}.toml").read_bytes()
+    elif name in recipe_names(recipes):
+        text = recipes.joinpath(f"{name}.toml").read_bytes()
     else:
-        raise unknown_name("config", str(source), recipes)
+        raise unknown_name("config", str(source), recipe_names(recipes))
     try:
-        plain = tomllib.loads(text.decode("utf-8"))
+        return tomllib.loads(text.decode("utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ScaDeployError(f"{source} is not valid TOML: {error}") from error
-    return Config.from_plain({"name": path.stem, **plain})
 
 
-def recipe_names() -> list[str]:
-    """The recipes that come with the package."""
-    return sorted(f.name[:-5] for f in resources.files("sca_deploy.configs").iterdir() if f.name.endswith(".toml"))
+def recipe_names(folder: Traversable | None = None) -> list[str]:
+    """The recipes of a packaged folder, by default the configs and those of the papers."""
+    top = folder or resources.files("sca_deploy.configs")
+    names = [f.name.removesuffix(".toml") for f in top.iterdir() if f.name.endswith(".toml")]
+    papers = top.joinpath("paper")
+    if papers.is_dir():
+        names += [f"paper/{f.name.removesuffix('.toml')}" for f in papers.iterdir() if f.name.endswith(".toml")]
+    return sorted(names)
 
 
 def anchored(config: Config) -> Config:
@@ -178,10 +229,26 @@ def override(config: Config, flags: Mapping[str, Any]) -> Config:
     return config
 
 
+def decisive(config: Config) -> dict[str, Any]:
+    """The part of a config that decides what a network becomes, as a plain document.
+
+    How patiently it is verified, and how often checkpoints are written, does not.
+    """
+    plain = config.to_plain()
+    del plain["verify"]
+    del plain["train"]["checkpoint_seconds"]
+    return plain
+
+
 T = TypeVar("T")
 
 
-def _section(kind: type[T], plain: Mapping[str, Any], path: str) -> T:
+def from_table(kind: type[T], plain: Mapping[str, Any], path: str) -> T:
+    """A dataclass from a table of a parsed file, every key checked; `path` stands before keys in errors.
+
+    Raises:
+        UsageError: naming the key that is unknown or of a wrong type.
+    """
     known = {f.name: f for f in fields(kind)}  # type: ignore[arg-type]
     values: dict[str, Any] = {}
     for key, value in plain.items():
@@ -192,7 +259,7 @@ def _section(kind: type[T], plain: Mapping[str, Any], path: str) -> T:
         if hasattr(default, "__dataclass_fields__"):
             if not isinstance(value, Mapping):
                 raise UsageError(f"config key '{where}' is {value!r}, it must be a table")
-            values[key] = _section(type(default), value, f"{where}.")
+            values[key] = from_table(type(default), value, f"{where}.")
         else:
             values[key] = _typed(where, value, default)
     return kind(**values)
@@ -224,7 +291,16 @@ def _check(config: Config) -> None:
         ("prune.floor", prune.floor, 0, 1),
         ("prune.start", prune.start, 0, 1),
         ("prune.end", prune.end, prune.start, 1),
-        ("prune.l1", prune.l1, 0, 1),
+        ("prune.interval", prune.interval, 0, 1e9),
+        ("prune.l1_weights", prune.l1_weights, 0, 1),
+        ("prune.l1_gamma", prune.l1_gamma, 0, 1),
+        ("prune.l1_potential", prune.l1_potential, 0, 1e3),
+        ("prune.l1_spikes", prune.l1_spikes, 0, 1e3),
+        ("train.checkpoint_seconds", train.checkpoint_seconds, 0, 1e9),
+        ("data.size", data.size, 0, 4096),
+        ("data.augment.crop", data.augment.crop, 0, 4096),
+        ("data.augment.cutout", data.augment.cutout, 0, 4096),
+        ("data.augment.rotation", data.augment.rotation, 0, 180),
         ("verify.samples", config.verify.samples, 1, 1e6),
         ("verify.timeout", config.verify.timeout, 1, 1e6),
     ]
@@ -233,7 +309,15 @@ def _check(config: Config) -> None:
             raise UsageError(f"config key '{key}' is {value:g}, outside {low:g} to {high:g}")
     if not re.fullmatch(r"[A-Za-z0-9_-][A-Za-z0-9_.-]*", config.name):
         raise UsageError(f"config key 'name' is {config.name!r}", "letters, digits, '_', '-' and '.' only")
-    if prune.score not in SCORES:
-        raise unknown_name("prune.score", prune.score, SCORES)
-    if train.optimizer not in OPTIMIZERS:
-        raise unknown_name("train.optimizer", train.optimizer, OPTIMIZERS)
+    names = {
+        "train.optimizer": (train.optimizer, OPTIMIZERS),
+        "train.rate": (train.rate, RATES),
+        "train.loss": (train.loss, LOSSES),
+        "train.precision": (train.precision, PRECISIONS),
+        "prune.ramp": (prune.ramp, RAMPS),
+    }
+    for key, (name, known) in names.items():
+        if name not in known:
+            raise unknown_name(key, name, known)
+    if not all(isinstance(m, float | int) and 0 < m < 1 for m in train.milestones):
+        raise UsageError(f"config key 'train.milestones' is {train.milestones}, it must hold fractions between 0 and 1")

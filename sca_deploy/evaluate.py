@@ -7,7 +7,6 @@ from typing import Any
 
 import nir
 import numpy as np
-import numpy.typing as npt
 
 from sca_deploy.data import Dataset
 from sca_deploy.errors import ScaDeployError
@@ -17,12 +16,14 @@ from sca_deploy.hardware.energy import estimate
 from sca_deploy.hardware.mapping import Mapping, map_program
 from sca_deploy.hardware.program import Program
 from sca_deploy.hardware.simulate import Simulation, simulate
+from sca_deploy.inputs import Inputs
 from sca_deploy.nn.network import SpikingNetwork
 from sca_deploy.nn.spec import ConvSpec, LinearSpec
 from sca_deploy.train import accuracy
 
 LABELS = {
     "parameters": "measured",
+    "parameters_nonzero": "measured",
     "channels": "measured",
     "accuracy_float": "measured",
     "accuracy_chip": "simulated",
@@ -40,16 +41,12 @@ LABELS = {
 BANDS = ("low", "typical", "high")
 
 
-def direct_code(x: npt.NDArray[np.uint8], steps: int) -> npt.NDArray[np.uint8]:
-    """Frames (N, *shape) shown at every step, (N, steps, *shape), without copying them."""
-    return np.broadcast_to(x[:, None], (len(x), steps, *x.shape[1:]))
-
-
 def evaluate(
     network: SpikingNetwork,
     graph: nir.NIRGraph,
     program: Program,
     dataset: Dataset,
+    inputs: Inputs,
     chip: Chip,
     progress: Callable[[int], None] | None = None,
 ) -> dict[str, Any]:
@@ -57,21 +54,22 @@ def evaluate(
 
     Args:
         network, graph, program: the same network in its three forms.
-        dataset: its test set is classified, in floats and on the simulated chip.
+        dataset, inputs: the test set, encoded, is classified in floats and on the simulated chip.
         chip: whose rules give cores and energy.
 
     Returns:
         {"figures": one number a key of LABELS, "labels", "busiest_core", "counts", "map", "energy"}.
     """
-    run = simulate(program, direct_code(dataset.test_x, program.steps), progress=progress)
+    run = simulate(program, inputs.over_time(dataset.test_x), progress=progress)
     counts = count(run)
     mapping = map_program(program, chip)
     energy = estimate(counts, chip)
     per_sample = counts.per_sample
     figures = {
         "parameters": parameters(graph),
+        "parameters_nonzero": parameters(graph, nonzero=True),
         "channels": channels(network),
-        "accuracy_float": accuracy(network, dataset.test_x, dataset.test_y),
+        "accuracy_float": accuracy(network, inputs.fixed(dataset.test_x), dataset.test_y),
         "accuracy_chip": chip_accuracy(run, dataset),
         "test_samples": len(dataset.test_x),
         "spikes_per_sample": per_sample["spikes"],
@@ -112,10 +110,11 @@ def chip_accuracy(run: Simulation, dataset: Dataset) -> float:
     return float((run.readout.argmax(1) == dataset.test_y).mean())
 
 
-def parameters(graph: nir.NIRGraph) -> int:
-    """Weights and biases after folding batch-norm."""
-    nodes = (n for n in graph.nodes.values() if isinstance(n, nir.Conv2d | nir.Affine))
-    return int(sum(node.weight.size + node.bias.size for node in nodes))
+def parameters(graph: nir.NIRGraph, nonzero: bool = False) -> int:
+    """Weights and biases after folding batch-norm; with `nonzero` those that are not 0."""
+    nodes = [n for n in graph.nodes.values() if isinstance(n, nir.Conv2d | nir.Affine)]
+    arrays = [array for node in nodes for array in (node.weight, node.bias)]
+    return int(sum(np.count_nonzero(array) if nonzero else array.size for array in arrays))
 
 
 def channels(network: SpikingNetwork) -> int:

@@ -84,6 +84,7 @@ def config_options(function: Callable[..., None]) -> Callable[..., None]:
         click.option("--seed", type=int, help="Overrides seed."),
         click.option("--epochs", "train__epochs", type=int, help="Overrides train.epochs."),
         click.option("--keep", "prune__keep", type=float, help="Overrides prune.keep."),
+        click.option("--method", "prune__method", type=str, help="Overrides prune.method."),
         click.option("--score", "prune__score", type=str, help="Overrides prune.score."),
         click.option("--device", "train__device", type=str, help="Overrides train.device: cpu, cuda, auto."),
         click.option("--data-folder", "data__folder", type=str, help="Overrides data.folder."),

@@ -14,21 +14,23 @@ to prune, not to stop.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 
 from sca_deploy.artifact import ARMS, Artifact, arm_folder, open_artifact, read_graph
 from sca_deploy.checkpoint import load_network, save_network
 from sca_deploy.compare import compare
-from sca_deploy.config import Config
+from sca_deploy.config import Config, PruneConfig, decisive
 from sca_deploy.console import Console
 from sca_deploy.data import Dataset, configured
 from sca_deploy.errors import DoesNotFit, MissingExtra, ScaDeployError, UsageError
-from sca_deploy.evaluate import direct_code, evaluate
+from sca_deploy.evaluate import evaluate
 from sca_deploy.exporters.base import Deployable, Exporter, exporter
 from sca_deploy.files import read_json, sha256, write_json
 from sca_deploy.graph import DT, to_nir
@@ -37,11 +39,13 @@ from sca_deploy.hardware.frontend import read_populations
 from sca_deploy.hardware.lava.compare import Verification, verify
 from sca_deploy.hardware.lower import lower
 from sca_deploy.hardware.program import Program
+from sca_deploy.inputs import Inputs, inputs_of
 from sca_deploy.manifest import digest, manifest
 from sca_deploy.nn.network import SpikingNetwork
 from sca_deploy.probe import SAMPLES, probe
 from sca_deploy.pruning.compact import compact, prove
-from sca_deploy.pruning.sca import SCA
+from sca_deploy.pruning.method import method
+from sca_deploy.pruning.schedule import Plan
 from sca_deploy.train import network_spec, train
 
 PROOF_SAMPLES = 64
@@ -59,7 +63,12 @@ class Job:
     @cached_property
     def dataset(self) -> Dataset:
         """The config's data set."""
-        return configured(self.config.data)
+        return configured(self.config.data, self.config.network.steps)
+
+    @property
+    def inputs(self) -> Inputs:
+        """How its samples become input over time."""
+        return inputs_of(self.config, self.dataset)
 
     @cached_property
     def chip(self) -> Chip:
@@ -67,17 +76,29 @@ class Job:
         return load_chip(self.config.chip)
 
 
-def start(job: Job, arms: Sequence[str] = ARMS) -> None:
+def arm_config(config: Config, arm: str) -> Config:
+    """The config an arm is trained with: a dense one beside a pruned one has no pruning and no penalty."""
+    if arm == "dense" and config.prune.method != "dense":
+        return replace(config, prune=PruneConfig(method="dense"))
+    return config
+
+
+def start(job: Job, arms: Sequence[str] = ARMS, deploy: bool = True) -> None:
     """Find out what can be known to be wrong before any training, then leave the resolved config in the folder.
+
+    Args:
+        deploy: whether the network is meant for the chip, and not only to be trained.
 
     Raises:
         UsageError: if the config cannot be meant, or the folder holds a run of another one.
         ScaDeployError: if the data set is missing, or the network is one that no chip can run.
     """
     network = SpikingNetwork(network_spec(job.config, job.dataset))
-    read_populations(to_nir(network), DT)
-    if "pruned" in arms:
-        SCA(network, job.config.prune, job.config.train.epochs)
+    if deploy:
+        read_populations(to_nir(network), DT)
+    for arm in arms:
+        prune = arm_config(job.config, arm).prune
+        method(prune.method)(network, prune, Plan(job.config.train.epochs, 1))
     _ = job.chip
     path = job.folder / "config.json"
     trained = any((job.folder / arm / "train" / "checkpoint.pt").exists() for arm in ARMS)
@@ -87,8 +108,8 @@ def start(job: Job, arms: Sequence[str] = ARMS) -> None:
 
 
 def _decides(plain: Any) -> Any:
-    """The part of a config that decides the networks; how patiently they are verified does not."""
-    return {key: value for key, value in plain.items() if key != "verify"} if isinstance(plain, dict) else plain
+    """The part of a config.json that decides the networks."""
+    return decisive(Config.from_plain(plain)) if isinstance(plain, dict) else plain
 
 
 def run(job: Job) -> tuple[dict[str, Any], ScaDeployError | None]:
@@ -100,12 +121,7 @@ def run(job: Job) -> tuple[dict[str, Any], ScaDeployError | None]:
     """
     start(job)
     for arm in ARMS:
-        steps, folder = _Steps(job, arm), job.folder / arm
-        network, program = folder / "network.pt", folder / "program.npz"
-        steps.do("train", train_arm, folder / "train" / "checkpoint.pt")
-        steps.do("compact", compact_arm, network, folder / "train" / "checkpoint.pt")
-        steps.do("lower", lower_arm, program, network)
-        steps.do("evaluate", evaluate_arm, folder / "evaluation.json", network, program, job.chip.path)
+        make_arm(job, arm)
     document = compare(*(evaluation(job.console, job.folder / arm) for arm in ARMS))
     write_json(job.folder / "compare.json", document)
     from sca_deploy.report.plots import plot_run  # matplotlib takes a second to import
@@ -113,6 +129,16 @@ def run(job: Job) -> tuple[dict[str, Any], ScaDeployError | None]:
     plot_run(job.folder)
     failures = [failure for arm in ARMS if (failure := _deliver(job, arm)) is not None]
     return document, failures[0] if failures else None
+
+
+def make_arm(job: Job, arm: str) -> None:
+    """Train, compact, lower and evaluate one arm, skipping what is done."""
+    steps, folder = _Steps(job, arm), job.folder / arm
+    network, program = folder / "network.pt", folder / "program.npz"
+    steps.do("train", train_arm, folder / "train" / "checkpoint.pt")
+    steps.do("compact", compact_arm, network, folder / "train" / "checkpoint.pt")
+    steps.do("lower", lower_arm, program, network)
+    steps.do("evaluate", evaluate_arm, folder / "evaluation.json", network, program, job.chip.path)
 
 
 def _deliver(job: Job, arm: str) -> ScaDeployError | None:
@@ -130,18 +156,23 @@ def _deliver(job: Job, arm: str) -> ScaDeployError | None:
 
 def train_arm(job: Job, arm: str) -> None:
     """Train one arm, continuing what an interruption left."""
-    config = job.config
-    with job.console.progress(f"{arm}: train", config.train.epochs) as advance:
+    config = arm_config(job.config, arm)
+    batches = config.train.epochs * -(-len(job.dataset.train_x) // config.train.batch_size)
+    remark = ""
+    with job.console.progress(f"{arm}: train", batches) as advance:
 
         def show(entry: dict[str, Any]) -> None:
-            kept = entry.get("sca", {}).get("kept")
-            remark = f"loss {entry['loss']:.3f}  test {100 * entry['test_accuracy']:.1f} %"
-            advance(1, remark + (f"  channels {sum(kept.values())}" if kept else ""))
+            nonlocal remark
+            kept = entry.get("pruning", {}).get("kept")
+            remark = f"epoch {entry['epoch']}  loss {entry['loss']:.3f}  test {100 * entry['test_accuracy']:.1f} %"
+            remark += f"  on {sum(kept.values()):,}" if kept else ""
+            advance(0, remark)
             if kept:
                 layers = ", ".join(f"{name} {count}" for name, count in kept.items())
-                job.console.detail(f"{arm}: epoch {entry['epoch']}: {layers}; {entry['sca']['regrown']} regrown")
+                job.console.detail(f"{arm}: epoch {entry['epoch']}: {layers}; {entry['pruning']['regrown']} regrown")
 
-        train(config, job.dataset, job.folder / arm / "train", prune=arm == "pruned", progress=show)
+        folder = job.folder / arm / "train"
+        train(config, job.dataset, folder, on_epoch=show, on_batch=lambda n: advance(n, remark))
 
 
 def compact_arm(job: Job, arm: str) -> None:
@@ -150,8 +181,8 @@ def compact_arm(job: Job, arm: str) -> None:
     checkpoint = folder / "train" / "checkpoint.pt"
     network, _ = load_network(checkpoint)
     small = compact(network)
-    proof = prove(network, small, torch.from_numpy(job.dataset.test_x[:PROOF_SAMPLES]))
-    save_network(folder / "network.pt", small, input_bits=job.dataset.bits, checkpoint=sha256(checkpoint))
+    proof = prove(network, small, torch.from_numpy(job.inputs.fixed(job.dataset.test_x[:PROOF_SAMPLES])))
+    save_network(folder / "network.pt", small, input_bits=job.inputs.bits, checkpoint=sha256(checkpoint))
     kept = {"before": network.kept_channels, "after": small.kept_channels}
     write_json(folder / "compaction.json", {**vars(proof), **kept})
     job.console.say(
@@ -167,7 +198,7 @@ def lower_arm(job: Job, arm: str) -> None:
     deployable = Deployable(to_nir(network), DT, title=f"{job.config.name}-{arm}")
     exporter("nir").export(deployable, folder / "network.nir")
     graph = read_graph(folder / "network.nir")
-    lower(graph, dt=DT, steps=network.spec.steps, input_bits=job.dataset.bits).save(folder / "program.npz")
+    lower(graph, dt=DT, steps=network.spec.steps, input_bits=job.inputs.bits).save(folder / "program.npz")
     files = {name: folder / name for name in ("network.pt", "network.nir", "program.npz")}
     write_json(folder / "manifest.json", manifest(job.config, job.chip, files))
 
@@ -191,7 +222,7 @@ def verify_arm(job: Job, arm: str) -> None:
     """Real Lava against the simulator on test samples; a mismatch ends the run."""
     folder, limits = job.folder / arm, job.config.verify
     program = Program.load(folder / "program.npz")
-    x = direct_code(job.dataset.test_x[: limits.samples], program.steps)
+    x = job.inputs.over_time(job.dataset.test_x[: limits.samples])
     net = folder / "loihi2" / "network.net"
     verification = verify(program, net, x, python=job.lava_python, timeout=limits.timeout)
     verification.raise_on_mismatch()
@@ -220,7 +251,7 @@ def deployable(artifact: Artifact, chip: Chip, writer: Exporter) -> Deployable:
         raise ScaDeployError(f"{artifact.path} holds integers only", "export from the run, the .pt or the .nir file")
     batch = None
     if writer.probes and artifact.network is not None and artifact.config is not None:
-        batch = probe(artifact.network, configured(artifact.config.data).test_x[:SAMPLES])
+        batch = probe(artifact.network, encoded_test(artifact.config, SAMPLES))
     source = artifact.network_path or artifact.graph_path or artifact.path
     return Deployable(
         graph=artifact.graph,
@@ -231,6 +262,12 @@ def deployable(artifact: Artifact, chip: Chip, writer: Exporter) -> Deployable:
         title=artifact.title,
         chip=chip,
     )
+
+
+def encoded_test(config: Config, samples: int | None = None) -> npt.NDArray[np.uint8]:
+    """The test set of a config as the chip takes it, (samples, steps, *input_shape)."""
+    dataset = configured(config.data, config.network.steps)
+    return inputs_of(config, dataset).over_time(dataset.test_x[:samples])
 
 
 def evaluation(console: Console, path: Path) -> dict[str, Any]:
@@ -261,6 +298,7 @@ def _evaluated(job: Job, artifact: Artifact) -> dict[str, Any]:
             artifact.graph,
             artifact.program,
             job.dataset,
+            job.inputs,
             job.chip,
             progress=lambda n: advance(n, "samples"),
         )
@@ -277,7 +315,7 @@ class _Steps:
 
     def do(self, name: str, action: Callable[[Job, str], None], output: Path, *inputs: Path) -> None:
         """Run the action unless its output was made from this config and these files."""
-        key = digest([_decides(self._job.config.to_plain()), name, [sha256(path) for path in inputs]])
+        key = digest([decisive(self._job.config), name, [sha256(path) for path in inputs]])
         if self._done.get(name) == key and output.exists():
             self._job.console.say(f"{self._arm}: {name} is already done")
             return

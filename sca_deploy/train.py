@@ -1,7 +1,13 @@
-"""Training with surrogate gradients, with or without SCA, resumable epoch by epoch."""
+"""Training with surrogate gradients and a pruning method, resumable at any batch.
+
+What is random in a batch (augmentation, spikes of a rate code, dropout) is drawn from the seed, the epoch and
+the batch's number alone, so a checkpoint needs no random state to continue bit for bit.
+"""
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 import time
 from collections.abc import Callable, Iterator
@@ -11,19 +17,27 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-import torch.nn.functional as F
+from torch.nn.parallel import DistributedDataParallel
 
+from sca_deploy import distributed
 from sca_deploy.checkpoint import load_network, save_network
-from sca_deploy.config import Config, TrainConfig
+from sca_deploy.config import Config, decisive
 from sca_deploy.data import Dataset
 from sca_deploy.errors import ScaDeployError, UsageError
 from sca_deploy.files import write_text
+from sca_deploy.inputs import Inputs, inputs_of
 from sca_deploy.nn.network import SpikingNetwork
 from sca_deploy.nn.spec import NetworkSpec, parse_layers
-from sca_deploy.pruning.sca import SCA
+from sca_deploy.nn.zoo import layers_of
+from sca_deploy.optimization import device_of, loss_of, optimizer_of, rate, set_rate
+from sca_deploy.pruning.method import Batch, Calibration, method
+from sca_deploy.pruning.penalties import Penalties
+from sca_deploy.pruning.schedule import Plan
 
 EVALUATION_BATCH = 500
-Progress = Callable[[dict[str, Any]], None]
+CALIBRATION_BATCH = 256
+OnEpoch = Callable[[dict[str, Any]], None]
+OnBatch = Callable[[int], None]
 
 
 def network_spec(config: Config, dataset: Dataset) -> NetworkSpec:
@@ -32,11 +46,15 @@ def network_spec(config: Config, dataset: Dataset) -> NetworkSpec:
     Raises:
         UsageError: if a layer is wrong or the read-out does not fit the classes.
     """
+    network = config.network
+    if bool(network.name) == bool(network.layers):
+        raise UsageError("network.name and network.layers are alternatives", "give exactly one of them")
+    layers = network.layers or layers_of(network.name, dataset.classes, dataset.shape)
     spec = NetworkSpec(
-        input_shape=tuple(dataset.train_x.shape[1:]),
-        layers=parse_layers(config.network.layers, config.network.neuron),
-        steps=config.network.steps,
-        input_scale=1.0 / dataset.pixel_max,
+        input_shape=dataset.shape,
+        layers=parse_layers(layers, network.neuron),
+        steps=network.steps,
+        input_scale=inputs_of(config, dataset).scale,
     )
     if spec.classes != dataset.classes:
         raise UsageError(
@@ -47,53 +65,36 @@ def network_spec(config: Config, dataset: Dataset) -> NetworkSpec:
 
 
 def train(
-    config: Config, dataset: Dataset, folder: Path, *, prune: bool, progress: Progress | None = None
+    config: Config,
+    dataset: Dataset,
+    folder: Path,
+    *,
+    on_epoch: OnEpoch | None = None,
+    on_batch: OnBatch | None = None,
 ) -> SpikingNetwork:
-    """Train a network and leave checkpoint.pt and metrics.jsonl in `folder`.
+    """Train a network and leave checkpoint.pt, metrics.jsonl and metrics.csv in `folder`.
 
-    A folder that holds a checkpoint of the same config is continued after its last whole epoch; the
-    result is the same as without the interruption.
+    A folder that holds a checkpoint of the same config is continued from there; the result is bit for bit
+    that of a training without the interruption. Under `torchrun`, the processes share every batch.
 
     Args:
-        prune: whether SCA masks channels meanwhile.
-        progress: called with the log of each finished epoch.
+        on_epoch: called with the log of each finished epoch.
+        on_batch: called with 1 after each batch, and with the number of those a checkpoint had done.
 
     Raises:
-        ScaDeployError: if the loss is no longer finite, or a checkpoint is of another config.
+        ScaDeployError: if the loss is no longer finite, or the checkpoint is damaged.
+        UsageError: if the config cannot be meant, or the checkpoint is of another one.
     """
-    spec = network_spec(config, dataset)
-    torch.manual_seed(config.seed)
-    network = SpikingNetwork(spec)
-    device = _device(config.train.device)
-    optimizer = _optimizer(config.train, network.to(device))
-    pruner = SCA(network, config.prune, config.train.epochs) if prune else None
-    identity = _identity(config, prune)
-    path, log = folder / "checkpoint.pt", []
-    if path.exists():
-        log = _resume(path, network, optimizer, identity)
-        _write_log(folder, log)  # a kill may have come between the checkpoint and its log
-    x, y = torch.from_numpy(dataset.train_x), torch.from_numpy(dataset.train_y)
-    for epoch in range(len(log), config.train.epochs):
-        started = time.perf_counter()
-        _set_rate(optimizer, config.train, epoch)
-        entry: dict[str, Any] = {"epoch": epoch + 1, **_train_epoch(network, optimizer, pruner, x, y, config, epoch)}
-        if pruner is not None:
-            entry["sca"] = pruner.after_epoch(epoch)
-        entry["test_accuracy"] = accuracy(network, dataset.test_x, dataset.test_y)
-        entry["seconds"] = round(time.perf_counter() - started, 3)
-        log.append(entry)
-        save_network(
-            path,
-            network,
-            input_bits=dataset.bits,
-            optimizer=optimizer.state_dict(),
-            log=log,
-            identity=identity,
-        )
-        _write_log(folder, log)
-        if progress is not None:
-            progress(entry)
-    return network.cpu().eval()
+    device = device_of(config.train.device)
+    with distributed.group(device):
+        training = _Training(config, dataset, folder, device)
+        if on_batch is not None:
+            on_batch(training.step)
+        while training.epoch < config.train.epochs:
+            training.run_epoch(on_batch)
+            if on_epoch is not None:
+                on_epoch(training.log[-1])
+    return training.network.cpu().eval()
 
 
 def read_log(folder: Path) -> list[dict[str, Any]]:
@@ -109,101 +110,190 @@ def read_log(folder: Path) -> list[dict[str, Any]]:
         raise ScaDeployError(f"{path} is not a readable log ({error})", "repeat the training command") from error
 
 
-def _write_log(folder: Path, log: list[dict[str, Any]]) -> None:
-    write_text(folder / "metrics.jsonl", "".join(json.dumps(entry) + "\n" for entry in log))
-
-
 def accuracy(network: SpikingNetwork, x: npt.NDArray[np.uint8], y: npt.NDArray[np.int64]) -> float:
-    """Fraction of samples whose largest logit is the label's; x (N, *input_shape), y (N,)."""
-    correct = sum(int((logits.argmax(1).numpy() == labels).sum()) for logits, labels in _evaluate(network, x, y))
-    return correct / len(x)
+    """Fraction of samples whose largest logit is the label's.
 
-
-def _evaluate(
-    network: SpikingNetwork, x: npt.NDArray[np.uint8], y: npt.NDArray[np.int64]
-) -> Iterator[tuple[torch.Tensor, npt.NDArray[np.int64]]]:
+    Args:
+        x: encoded (`Inputs.fixed`), (N, *input_shape) or (N, T, *input_shape).
+        y: (N,).
+    """
     device = next(network.parameters()).device
-    was_training = network.training
+    was_training, correct = network.training, 0
     network.eval()
     with torch.inference_mode():
         for start in range(0, len(x), EVALUATION_BATCH):
-            batch = torch.from_numpy(x[start : start + EVALUATION_BATCH]).to(device)
-            yield network(batch).cpu(), y[start : start + EVALUATION_BATCH]
+            logits = network(torch.from_numpy(x[start : start + EVALUATION_BATCH]).to(device)).cpu()
+            correct += int((logits.argmax(1).numpy() == y[start : start + EVALUATION_BATCH]).sum())
     network.train(was_training)
+    return correct / len(x)
 
 
-def _train_epoch(
-    network: SpikingNetwork,
-    optimizer: torch.optim.Optimizer,
-    pruner: SCA | None,
-    x: torch.Tensor,
-    y: torch.Tensor,
-    config: Config,
-    epoch: int,
-) -> dict[str, float]:
-    # Seeding by epoch makes a resumed epoch draw what the uninterrupted one would have drawn.
-    torch.manual_seed(config.seed * 1_000_003 + epoch)
-    order = torch.randperm(len(x))
-    device = next(network.parameters()).device
-    network.train()
-    total, correct, seen = 0.0, 0, 0
-    for batch in order.split(config.train.batch_size):
-        if len(batch) < 2:  # batch-norm cannot normalise a single sample
-            continue
-        images, labels = x[batch].to(device), y[batch].to(device)
-        logits = network(images)
-        loss = F.cross_entropy(logits / network.spec.steps, labels)
-        optimizer.zero_grad(set_to_none=True)
+class _Training:
+    """A training between two batches: everything a checkpoint holds, and the step to the next one."""
+
+    def __init__(self, config: Config, dataset: Dataset, folder: Path, device: torch.device) -> None:
+        self.config, self.folder, self.device, self._dataset = config, folder, device, dataset
+        self._x, self._y = torch.from_numpy(dataset.train_x), torch.from_numpy(dataset.train_y)
+        self._inputs: Inputs = inputs_of(config, dataset)
+        torch.manual_seed(config.seed)
+        self.network = SpikingNetwork(network_spec(config, dataset)).to(device)
+        if config.train.channels_last:
+            self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self._optimizer = optimizer_of(config.train, self.network)
+        self._batches = len(self._order(0))
+        plan = Plan(config.train.epochs, self._batches, config.seed)
+        self._method = method(config.prune.method)(self.network, config.prune, plan)
+        self._penalties = Penalties(self.network, config.prune)
+        self.epoch = self._position = 0
+        self._sums = torch.zeros(3, dtype=torch.float64)  # loss, correct, samples
+        self._seconds = 0.0
+        self.log: list[dict[str, Any]] = []
+        self._resume()
+        self._model = DistributedDataParallel(self.network, broadcast_buffers=False) if distributed.active() else None
+
+    @property
+    def step(self) -> int:
+        """Batches done since the beginning."""
+        return self.epoch * self._batches + self._position
+
+    def run_epoch(self, on_batch: OnBatch | None) -> None:
+        """The rest of the current epoch, and what follows an epoch."""
+        started, saved = time.perf_counter() - self._seconds, time.monotonic()
+        self.network.train()
+        order = self._order(self.epoch)
+        while self._position < len(order):
+            self._train_batch(order[self._position])
+            self._position += 1
+            if on_batch is not None:
+                on_batch(1)
+            if time.monotonic() - saved >= self.config.train.checkpoint_seconds and self._position < len(order):
+                self._seconds = time.perf_counter() - started
+                self._save()
+                saved = time.monotonic()
+        self._finish_epoch(started)
+
+    def _finish_epoch(self, started: float) -> None:
+        loss, correct, samples = distributed.summed([self._sums])[0].tolist()
+        entry: dict[str, Any] = {"epoch": self.epoch + 1, "loss": loss / samples, "train_accuracy": correct / samples}
+        entry["learning_rate"] = self._optimizer.param_groups[0]["lr"]
+        if pruning := self._method.after_epoch(self.epoch, self._calibration()):
+            entry["pruning"] = pruning
+        if distributed.rank() == 0:
+            x, y = self._inputs.fixed(self._dataset.test_x), self._dataset.test_y
+            entry["test_accuracy"] = accuracy(self.network, x, y)
+        entry["seconds"] = round(time.perf_counter() - started, 3)
+        self.log.append(entry)
+        self.epoch, self._position, self._seconds = self.epoch + 1, 0, 0.0
+        self._sums.zero_()
+        self._save()
+
+    def _order(self, epoch: int) -> list[torch.Tensor]:
+        """The samples of every batch of an epoch; batch-norm cannot normalise a batch of one."""
+        generator = torch.Generator().manual_seed(self.config.seed * 1_000_003 + epoch)
+        batches = torch.randperm(len(self._x), generator=generator).split(self.config.train.batch_size)
+        return [batch for batch in batches if len(batch) >= max(2, distributed.size())]
+
+    def _train_batch(self, batch: torch.Tensor) -> None:
+        set_rate(self._optimizer, rate(self.config.train, self.step / self._batches, self._method.phases))
+        config, step, share = self.config.train, self.step, slice(distributed.rank(), None, distributed.size())
+        generator = torch.Generator().manual_seed(
+            (self.config.seed * 1_000_003 + self.epoch) * 1_000_033 + self._position
+        )
+        torch.manual_seed(int(torch.randint(1 << 62, (1,), generator=generator)))
+        x = self._inputs.training(self._x[batch], generator)[share].to(self.device)
+        y = self._y[batch][share].to(self.device)
+        penalised = self._method.penalised(self.epoch)
+        self._method.before_step(step)
+        if penalised:
+            self._penalties.attach()
+        logits = self._logits(x)
+        summed = loss_of(config.loss, self.network.spec.steps, logits, y)
+        # The gradients of several processes are averaged, so each sum counts as often as there are processes.
+        loss = summed * (distributed.size() / len(batch)) + self._penalties.loss()
+        self._optimizer.zero_grad(set_to_none=True)
         loss.backward()
-        if pruner is not None:
-            pruner.after_backward()
-        optimizer.step()
+        if penalised:
+            self._penalties.after_backward()
+        self._method.after_backward(step)
+        self._optimizer.step()
+        self._method.after_step(step)
         value = float(loss.detach())
         if not np.isfinite(value):
-            raise ScaDeployError(f"the loss is {value:g} in epoch {epoch + 1}", "lower train.lr")
-        total += value * len(batch)
-        correct += int((logits.detach().argmax(1) == labels).sum())
-        seen += len(batch)
-    return {"loss": total / seen, "train_accuracy": correct / seen}
+            raise ScaDeployError(f"the loss is {value:g} in epoch {self.epoch + 1}", "lower train.lr")
+        answers = (logits.detach().sum(0) if config.loss == "per_step" else logits.detach()).argmax(1)
+        self._sums += torch.tensor([float(summed.detach()), float((answers == y).sum()), len(y)])
+
+    def _logits(self, x: torch.Tensor) -> torch.Tensor:
+        low = self.config.train.precision == "bfloat16"
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=low):
+            model = self._model or self.network
+            logits: torch.Tensor = model(x, per_step=self.config.train.loss == "per_step")
+        return logits.float() if low else logits
+
+    def _calibration(self) -> Calibration:
+        def batches(limit: int | None) -> Iterator[Batch]:
+            starts = range(0, len(self._x), CALIBRATION_BATCH)
+            for start in starts if limit is None else starts[:limit]:
+                x = self._inputs.fixed(self._dataset.train_x[start : start + CALIBRATION_BATCH])
+                yield torch.from_numpy(x).to(self.device), self._y[start : start + CALIBRATION_BATCH].to(self.device)
+
+        def loss(batch: Batch) -> torch.Tensor:
+            name = self.config.train.loss
+            logits = self.network(batch[0], per_step=name == "per_step")
+            return loss_of(name, self.network.spec.steps, logits, batch[1]) / len(batch[1])
+
+        return Calibration(batches, loss)
+
+    def _save(self) -> None:
+        """Write the checkpoint, and the logs that belong to it."""
+        if distributed.rank() == 0:
+            save_network(
+                self.folder / "checkpoint.pt",
+                self.network,
+                input_bits=self._inputs.bits,
+                optimizer=self._optimizer.state_dict(),
+                method=self._method.state_dict(),
+                position={"epoch": self.epoch, "batch": self._position, "sums": self._sums, "seconds": self._seconds},
+                log=self.log,
+                identity=_identity(self.config),
+            )
+            _write_log(self.folder, self.log)
+        distributed.wait()
+
+    def _resume(self) -> None:
+        path = self.folder / "checkpoint.pt"
+        if not path.exists():
+            return
+        _, document = load_network(path)
+        if document.get("identity") != _identity(self.config):
+            raise UsageError(f"{path} was trained with another config", "choose another --output, or delete the folder")
+        self.network.load_state_dict(document["state"])
+        self._optimizer.load_state_dict(document["optimizer"])
+        self._method.load_state_dict(document["method"])
+        position = document["position"]
+        self.epoch, self._position, self._seconds = position["epoch"], position["batch"], position["seconds"]
+        self._sums = position["sums"]
+        self.log = document["log"]
+        if distributed.rank() == 0:
+            _write_log(self.folder, self.log)  # a kill may have come between the checkpoint and its log
 
 
-def _optimizer(config: TrainConfig, network: SpikingNetwork) -> torch.optim.Optimizer:
-    if config.optimizer == "sgd":
-        return torch.optim.SGD(network.parameters(), config.lr, config.momentum, weight_decay=config.weight_decay)
-    return torch.optim.Adam(network.parameters(), config.lr, weight_decay=config.weight_decay)
+def _write_log(folder: Path, log: list[dict[str, Any]]) -> None:
+    write_text(folder / "metrics.jsonl", "".join(json.dumps(entry) + "\n" for entry in log))
+    plain = [{k: v for k, v in entry.items() if k != "pruning"} | _kept(entry) for entry in log]
+    text = io.StringIO()
+    if plain:
+        writer = csv.DictWriter(text, list(plain[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(plain)
+    write_text(folder / "metrics.csv", text.getvalue())
 
 
-def _set_rate(optimizer: torch.optim.Optimizer, config: TrainConfig, epoch: int) -> None:
-    rate = config.lr * 0.5 * (1 + np.cos(np.pi * epoch / config.epochs))
-    for group in optimizer.param_groups:
-        group["lr"] = float(rate)
+def _kept(entry: dict[str, Any]) -> dict[str, int]:
+    return {f"kept_{name}": count for name, count in entry.get("pruning", {}).get("kept", {}).items()}
 
 
-def _device(name: str) -> torch.device:
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        device = torch.device(name)
-        torch.zeros(1, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise UsageError(f"train.device '{name}' is not available here", "use cpu, cuda or auto") from error
-    return device
-
-
-def _identity(config: Config, prune: bool) -> str:
+def _identity(config: Config) -> str:
     """What must be equal for a checkpoint to be continued."""
-    plain = config.to_plain()
-    parts = {key: plain[key] for key in ("seed", "data", "network", "train", "prune" if prune else "train")}
-    return json.dumps(parts, sort_keys=True)
-
-
-def _resume(
-    path: Path, network: SpikingNetwork, optimizer: torch.optim.Optimizer, identity: str
-) -> list[dict[str, Any]]:
-    _, document = load_network(path)
-    if document.get("identity") != identity:
-        raise UsageError(f"{path} was trained with another config", "choose another --output, or delete the folder")
-    network.load_state_dict(document["state"])
-    optimizer.load_state_dict(document["optimizer"])
-    log: list[dict[str, Any]] = document["log"]
-    return log
+    plain = decisive(config)
+    return json.dumps({key: plain[key] for key in ("seed", "data", "network", "train", "prune")}, sort_keys=True)

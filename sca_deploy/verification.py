@@ -4,17 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
-import numpy.typing as npt
-
 from sca_deploy.artifact import arm_folder, open_artifact
-from sca_deploy.config import Config
-from sca_deploy.data import configured
 from sca_deploy.errors import ScaDeployError, UsageError
-from sca_deploy.evaluate import direct_code
 from sca_deploy.exporters.netx import read_net
 from sca_deploy.hardware.lava.compare import Verification, verify
 from sca_deploy.hardware.program import Program
+from sca_deploy.pipeline import encoded_test
 from sca_deploy.recording import load_input
 
 SAMPLES = 32
@@ -42,17 +37,12 @@ def verify_source(
         config = open_artifact(folder).config
         if config is None:
             raise UsageError(f"{source} belongs to no run, so there is no test set", "give --input x.npy")
-        x = test_input(config, program)
+        x = encoded_test(config)
     if samples is not None and len(x) < samples:
         raise UsageError(f"--samples {samples} asks for more than the {len(x)} there are")
     return verify(
         program, folder / "network.net", x[: samples or SAMPLES], states=states, python=lava_python, timeout=timeout
     )
-
-
-def test_input(config: Config, program: Program) -> npt.NDArray[np.uint8]:
-    """The run's test set as the Program takes it, (samples, steps, *input_shape)."""
-    return direct_code(configured(config.data).test_x, program.steps)
 
 
 def loihi2_folder(source: Path) -> Path:

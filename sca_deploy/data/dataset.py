@@ -1,4 +1,4 @@
-"""A labelled set of images, split into train and test."""
+"""A labelled set of images, feature vectors or recordings over time, split into train and test."""
 
 from __future__ import annotations
 
@@ -15,14 +15,17 @@ Labels = npt.NDArray[np.int64]
 
 @dataclass(frozen=True, eq=False)
 class Dataset:
-    """Images of integer pixels and their classes.
+    """Integer inputs and their classes, all in memory.
+
+    A frame is (channels, height, width) for what has a place, or (features,) for what has none.
 
     Args:
         name: what the set is called.
-        train_x, test_x: (samples, channels, height, width), 0 to `pixel_max`.
+        train_x, test_x: (samples, *frame), or (samples, steps, *frame) if `timed`; 0 to `pixel_max`.
         train_y, test_y: (samples,), 0 to `classes - 1`.
         classes: how many classes there are.
-        pixel_max: the largest value a pixel can take.
+        pixel_max: the largest value a pixel, or a bin of events, can take.
+        timed: whether every sample is a recording: one frame a time step, instead of one for all of them.
 
     Raises:
         ScaDeployError: if a split is empty or does not have these shapes, types and ranges, or training holds
@@ -36,13 +39,15 @@ class Dataset:
     test_y: Labels
     classes: int
     pixel_max: int
+    timed: bool = False
 
     def __post_init__(self) -> None:
         self._check("train", self.train_x, self.train_y)
         self._check("test", self.test_x, self.test_y)
         if self.train_x.shape[1:] != self.test_x.shape[1:]:
             raise ScaDeployError(
-                f"{self.name}: train images are {self.train_x.shape[1:]}, test images {self.test_x.shape[1:]}"
+                f"{self.name}: train {self._samples} are {self.train_x.shape[1:]}, "
+                f"test {self._samples} {self.test_x.shape[1:]}"
             )
         if np.ptp(self.train_y) == 0:
             raise ScaDeployError(f"{self.name}: all train labels are {self.train_y[0]}; at least 2 classes are needed")
@@ -53,10 +58,9 @@ class Dataset:
         return self.pixel_max.bit_length()
 
     @property
-    def shape(self) -> tuple[int, int, int]:
-        """(channels, height, width) of an image."""
-        _, channels, height, width = self.train_x.shape
-        return channels, height, width
+    def shape(self) -> tuple[int, ...]:
+        """One frame's shape, which is what a network is given a step: (channels, height, width) or (features,)."""
+        return tuple(self.train_x.shape[2 if self.timed else 1 :])
 
     def first(self, train: int, test: int) -> Dataset:
         """The set with only its first so many samples; 0 keeps all of a split."""
@@ -68,16 +72,24 @@ class Dataset:
             test_y=self.test_y[: test or None],
         )
 
+    @property
+    def _samples(self) -> str:
+        return "recordings" if self.timed else "images"
+
     def _check(self, split: str, x: Pixels, y: Labels) -> None:
         what = f"{self.name}: {split}"
-        if x.ndim != 4 or x.dtype != np.uint8:
-            raise ScaDeployError(f"{what} images are {x.dtype} of shape {x.shape}, not uint8 of (samples, C, H, W)")
+        start = "samples, T" if self.timed else "samples"
+        if x.ndim - self.timed not in (2, 4) or x.dtype != np.uint8:
+            raise ScaDeployError(
+                f"{what} {self._samples} are {x.dtype} of shape {x.shape}, "
+                f"not uint8 of ({start}, C, H, W) or ({start}, features)"
+            )
         if y.ndim != 1 or y.dtype != np.int64:
             raise ScaDeployError(f"{what} labels are {y.dtype} of shape {y.shape}, not int64 of (samples,)")
         if len(x) != len(y):
-            raise ScaDeployError(f"{what} has {len(x):,} images but {len(y):,} labels")
+            raise ScaDeployError(f"{what} has {len(x):,} {self._samples} but {len(y):,} labels")
         if x.size == 0:
-            raise ScaDeployError(f"{what} holds no pixels: its images have shape {x.shape}")
+            raise ScaDeployError(f"{what} is empty: its {self._samples} have shape {x.shape}")
         if y.min() < 0 or y.max() >= self.classes:
             worst = y.max() if y.max() >= self.classes else y.min()
             raise ScaDeployError(f"{what} label {worst} is outside 0 to {self.classes - 1}")

@@ -2,9 +2,6 @@
 
 An IDX file of images is four big-endian 32-bit numbers (magic 2051, images, rows, columns) and a byte a pixel; a file
 of labels is two (magic 2049, labels) and a byte a label (LeCun, Cortes and Burges, "The MNIST database").
-
-The four files are looked for in the folder the user names and nowhere else; without one, in the first of these that
-holds any of them: $SCA_DEPLOY_DATA/<name>, else <user cache>/sca-deploy/<name>; then the system's folder.
 """
 
 from __future__ import annotations
@@ -12,7 +9,6 @@ from __future__ import annotations
 import gzip
 import hashlib
 import math
-import os
 import struct
 import zlib
 from collections.abc import Mapping
@@ -22,12 +18,12 @@ from pathlib import Path
 import numpy as np
 
 from sca_deploy.data.dataset import Dataset, Pixels
+from sca_deploy.data.places import AGAIN, find, how_to_get, missing
 from sca_deploy.errors import ScaDeployError
 
 IMAGES_MAGIC = 0x00000803
 LABELS_MAGIC = 0x00000801
 FILES = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
-AGAIN = "get the set again, or name the folder that holds it"
 
 
 @dataclass(frozen=True)
@@ -37,7 +33,7 @@ class IdxSet:
     Args:
         name: what it is called.
         md5: the published MD5 of each uncompressed file.
-        get: how to get it, up to the folder that holds the files then.
+        get: how to get it without `data fetch`, up to the folder that holds the files then.
         classes: how many there are.
         system: where the operating system's package puts it, if there is one.
     """
@@ -47,6 +43,15 @@ class IdxSet:
     get: str
     classes: int = 10
     system: Path | None = None
+
+    def find(self, folder: Path | None) -> Path | None:
+        """The folder that holds a file of the set."""
+        names = [f"{name}{suffix}" for name in FILES for suffix in ("", ".gz")]
+
+        def inside(place: Path) -> Path | None:
+            return place if any((place / name).is_file() for name in names) else None
+
+        return find(self.name, folder, inside, self.system)
 
 
 MNIST = IdxSet(
@@ -85,7 +90,9 @@ def load_idx(published: IdxSet, folder: Path | None = None) -> Dataset:
     Raises:
         ScaDeployError: if a file is missing, cut short, not IDX, or not the published one.
     """
-    found = _folder(published, folder)
+    found = published.find(folder)
+    if found is None:
+        raise missing(published.name, folder, published.get, published.system)
     train_x, train_y, test_x, test_y = (_array(_file(published, found, name), published.md5[name]) for name in FILES)
     return Dataset(
         published.name,
@@ -98,33 +105,11 @@ def load_idx(published: IdxSet, folder: Path | None = None) -> Dataset:
     )
 
 
-def cache_folder(name: str) -> Path:
-    """Where a set is kept: $SCA_DEPLOY_DATA/<name>, else the user's cache (XDG)."""
-    if root := os.environ.get("SCA_DEPLOY_DATA"):
-        return Path(root).expanduser() / name
-    cache = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return Path(cache).expanduser() / "sca-deploy" / name
-
-
-def _folder(published: IdxSet, folder: Path | None) -> Path:
-    """The folder to read: the one named, or the first of the usual ones that holds a file of the set."""
-    usual = [cache_folder(published.name), *([published.system] if published.system else [])]
-    searched = [folder] if folder else usual
-    for candidate in searched:
-        if any((candidate / f"{name}{suffix}").is_file() for name in FILES for suffix in ("", ".gz")):
-            return candidate
-    places = " or ".join(str(place) for place in searched)
-    raise ScaDeployError(
-        f"data set '{published.name}' is not in {places}",
-        f"{published.get} to {folder or cache_folder(published.name)}",
-    )
-
-
 def _file(published: IdxSet, folder: Path, name: str) -> Path:
     for path in (folder / name, folder / f"{name}.gz"):
         if path.is_file():
             return path
-    raise ScaDeployError(f"{folder} has no {name} or {name}.gz", f"{published.get} to {folder}")
+    raise ScaDeployError(f"{folder} has no {name} or {name}.gz", how_to_get(published.name, folder, published.get))
 
 
 def _array(path: Path, md5: str) -> Pixels:

@@ -7,15 +7,19 @@ IF is beta = 1. The reset is detached: no gradient flows through the spike that 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
 from torch import nn
+from torch.autograd.function import once_differentiable
 
 from sca_deploy.nn.surrogate import Surrogate
 
 Observer = Callable[[torch.Tensor, torch.Tensor], None]
+
+BLOCK = 1 << 16
+"""Values of a tensor that a processor core works on at a time, so that they stay in its cache between operations."""
 
 
 class _MultiStepLIF(torch.autograd.Function):
@@ -23,40 +27,84 @@ class _MultiStepLIF(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, a: torch.Tensor, beta: float, theta: float, surrogate: Surrogate) -> Any:
-        # Not empty_like: for a frame repeated over time it would make time the innermost axis.
-        potentials, spikes = a.new_empty(a.shape), a.new_empty(a.shape)
-        v = torch.zeros_like(a[0])
-        for t in range(a.shape[0]):
-            torch.add(a[t], v, alpha=beta, out=potentials[t])
-            torch.gt(potentials[t], theta, out=spikes[t])
-            v = torch.addcmul(potentials[t], potentials[t], spikes[t], value=-1.0)
-        ctx.save_for_backward(potentials, spikes)
-        ctx.beta, ctx.theta, ctx.surrogate = beta, theta, surrogate
+        potentials = _empty_like(a, _state_type(a))
+        spikes = _integrate(a, beta, theta, potentials)
+        ctx.save_for_backward(potentials)
+        ctx.beta, ctx.theta, ctx.surrogate, ctx.type = beta, theta, surrogate, a.dtype
         ctx.set_materialize_grads(False)
         return spikes, potentials
 
     @staticmethod
-    def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor, None, None, None]:
-        potentials, spikes = ctx.saved_tensors
+    @once_differentiable
+    def backward(ctx: Any, *grads: torch.Tensor | None) -> tuple[torch.Tensor, None, None, None]:
+        (potentials,) = ctx.saved_tensors
         from_spikes, from_potentials = grads
-        if from_spikes is None:
-            grad = torch.zeros_like(potentials)
-        else:
-            grad = _surrogate_gradient(ctx.surrogate, potentials - ctx.theta, from_spikes)
+        total = _empty_like(potentials, ctx.type)
+        parts = [total, torch.zeros_like(potentials) if from_spikes is None else from_spikes]
         if from_potentials is not None:
-            grad += from_potentials
-        kept = 1 - spikes
-        for t in range(grad.shape[0] - 2, -1, -1):
-            # dL/dv[t] also comes from v[t+1] = beta v[t] (1 - s[t]) + a[t+1].
-            grad[t].addcmul_(grad[t + 1], kept[t], value=ctx.beta)
-        return grad, None, None, None
+            parts.append(from_potentials)
+        for v, out, from_s, *from_v in _blocks(potentials, *(_arranged_like(potentials, part) for part in parts)):
+            slope = v - ctx.theta
+            ctx.surrogate.derivative(slope, out=slope)
+            grad = torch.mul(slope, from_s, out=out if out.dtype == v.dtype else torch.empty_like(v))
+            for more in from_v:
+                grad += more
+            kept = torch.le(v, ctx.theta, out=slope)
+            for t in range(len(v) - 2, -1, -1):
+                # dL/dv[t] also comes from v[t+1] = beta v[t] (1 - s[t]) + a[t+1].
+                grad[t].addcmul_(grad[t + 1], kept[t], value=ctx.beta)
+            if grad is not out:
+                out.copy_(grad)
+        return total, None, None, None
 
 
-def _surrogate_gradient(surrogate: Surrogate, x: torch.Tensor, grad: torch.Tensor) -> torch.Tensor:
-    with torch.enable_grad():
-        leaf = x.detach().requires_grad_()
-        (gradient,) = torch.autograd.grad(surrogate(leaf), leaf, grad)
-    return gradient
+def _integrate(a: torch.Tensor, beta: float, theta: float, potentials: torch.Tensor) -> torch.Tensor:
+    """Spikes for the input a; the potentials before the reset are left in `potentials`."""
+    spikes = _empty_like(a, a.dtype)
+    for currents, before_reset, fired in _blocks(a, potentials, spikes):
+        carried = torch.zeros_like(before_reset[0])
+        for current, v, s in zip(currents.unbind(), before_reset.unbind(), fired.unbind(), strict=True):
+            torch.add(current, carried, alpha=beta, out=v)
+            torch.gt(v, theta, out=s)
+            torch.addcmul(v, v, s, value=-1.0, out=carried)
+    return spikes
+
+
+def _state_type(a: torch.Tensor) -> torch.dtype:
+    """Potentials are sums over time: what autocast halves is added up in float32."""
+    return torch.promote_types(a.dtype, torch.float32)
+
+
+# Tensors here are (T, N, ...), and a time step of each is dense: a contiguous or channels-last map.
+
+
+def _dense(x: torch.Tensor) -> torch.Tensor:
+    """X itself if its time steps are dense, else a copy; one repeated over time is copied once."""
+    frame = x[0]
+    if frame.is_contiguous() or (frame.dim() == 4 and frame.is_contiguous(memory_format=torch.channels_last)):
+        return x
+    return x[:1].contiguous().expand_as(x) if x.stride(0) == 0 else x.contiguous()
+
+
+def _empty_like(x: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """A new tensor, each time step arranged as x's; not torch's, which would make time the innermost axis of one
+    repeated over time."""
+    strides = (x[0].numel(), *x.stride()[1:])
+    return torch.empty_strided(x.shape, strides, dtype=dtype, device=x.device)
+
+
+def _arranged_like(like: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+    return x if x.stride()[1:] == like.stride()[1:] else _empty_like(like, x.dtype).copy_(x)
+
+
+def _blocks(*tensors: torch.Tensor) -> Iterator[tuple[torch.Tensor, ...]]:
+    """The same neurons of tensors arranged alike, as views (T, n), block after block; on other devices all at once."""
+    steps, neurons = len(tensors[0]), tensors[0][0].numel()
+    block = max(neurons, 1)
+    if tensors[0].device.type == "cpu":
+        block = BLOCK * torch.get_num_threads()
+    flat = (x.as_strided((steps, neurons), (x.stride(0), 1)) for x in tensors)
+    return zip(*(x.split(block, 1) for x in flat), strict=True)
 
 
 class LIF(nn.Module):
@@ -79,7 +127,14 @@ class LIF(nn.Module):
         self.observers: list[Observer] = []
 
     def forward(self, a: torch.Tensor) -> torch.Tensor:
-        """Spikes (T, N, ...), 0 or 1, from the summed input a (T, N, ...), starting at rest."""
+        """Spikes (T, N, ...), 0 or 1, from the summed input a (T, N, ...), starting at rest.
+
+        Spikes have the type and the memory layout of `a`; potentials are float32 at least.
+        """
+        a = _dense(a)
+        if not self.observers and not (torch.is_grad_enabled() and a.requires_grad):
+            # Nobody will ask for the potentials: every step may overwrite those of the step before.
+            return _integrate(a, self.beta, self.threshold, _empty_like(a[:1], _state_type(a)).expand_as(a))
         spikes, potentials = _MultiStepLIF.apply(a, self.beta, self.threshold, self.surrogate)
         for observer in self.observers:
             observer(potentials, spikes)

@@ -9,31 +9,43 @@ A spec is a list of tables, one a layer:
     {type = "flatten"}
     {type = "linear", features = 10}                             also: bias
     {type = "dropout", p = 0.2}
+    {type = "sum", of = ["conv1", "conv3"]}                      elementwise, of two values or more
+    {type = "select", channels = [0, 2, 3]}                      the other channels are left out
 
-A convolution or linear layer is followed by an optional batch-norm and its neurons; pooling follows
-neurons or the input; the last layer is linear and is read out.
+A layer reads the layer before it, unless it says otherwise: `from = "conv1"` names an earlier layer,
+`from = "input"` the network's input. Convolutions, linear layers and pooling read spikes (pooled,
+flattened or not) or the input; batch-norm reads a convolution, a linear layer or a sum; neurons read
+any of these three or a batch-norm; a sum adds what any of them give. Select and dropout may stand
+anywhere that what they read may stand. The last layer is linear and is read out.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any, ClassVar
 
 from sca_deploy.errors import UsageError, unknown_name
 
 Shape = tuple[int, ...]
 
+INPUT = "input"
+"""What the network's input is called where layers name what they read."""
+
 
 @dataclass(frozen=True)
 class LayerSpec:
-    """What every layer has: a unique name."""
+    """What every layer has: a unique name, and what it reads."""
 
     name: str
+    source: str = field(default="", kw_only=True)
+    """The layer it reads, `from` in a table; empty for the layer before it."""
     type: ClassVar[str]
     follows: ClassVar[tuple[str, ...]] = ()
     """Types that may stand directly before this one ("input" for the network's input)."""
+    transparent: ClassVar[bool] = False
+    """Whether it may be read by all that may read what it reads itself."""
 
     def output_shape(self, shape: Shape) -> Shape:
         """The output shape for an input shape, both without batch and time."""
@@ -50,7 +62,7 @@ class ConvSpec(LayerSpec):
     padding: int = 0
     bias: bool = False
     type: ClassVar[str] = "conv"
-    follows: ClassVar[tuple[str, ...]] = ("input", "lif", "if", "avg_pool", "max_pool", "dropout")
+    follows: ClassVar[tuple[str, ...]] = ("input", "lif", "if", "avg_pool", "max_pool")
 
     def output_shape(self, shape: Shape) -> Shape:
         """(channels, height, width)."""
@@ -66,7 +78,7 @@ class BatchNormSpec(LayerSpec):
     """Batch-norm over channels or features; its output is what masks switch off."""
 
     type: ClassVar[str] = "batch_norm"
-    follows: ClassVar[tuple[str, ...]] = ("conv", "linear")
+    follows: ClassVar[tuple[str, ...]] = ("conv", "linear", "sum")
 
 
 @dataclass(frozen=True)
@@ -78,7 +90,7 @@ class LIFSpec(LayerSpec):
     surrogate: str = "sigmoid"
     alpha: float | None = None
     type: ClassVar[str] = "lif"
-    follows: ClassVar[tuple[str, ...]] = ("conv", "linear", "batch_norm")
+    follows: ClassVar[tuple[str, ...]] = ("conv", "linear", "batch_norm", "sum")
 
     def __post_init__(self) -> None:
         if not 0.0 <= self.beta <= 1.0:
@@ -107,7 +119,7 @@ class AvgPoolSpec(LayerSpec):
     kernel: int
     stride: int | None = None
     type: ClassVar[str] = "avg_pool"
-    follows: ClassVar[tuple[str, ...]] = ("input", "lif", "if", "dropout")
+    follows: ClassVar[tuple[str, ...]] = ("input", "lif", "if")
 
     def output_shape(self, shape: Shape) -> Shape:
         """(channels, height, width)."""
@@ -128,7 +140,7 @@ class MaxPoolSpec(AvgPoolSpec):
     """Max pooling of binary spikes: an OR."""
 
     type: ClassVar[str] = "max_pool"
-    follows: ClassVar[tuple[str, ...]] = ("lif", "if", "dropout")
+    follows: ClassVar[tuple[str, ...]] = ("lif", "if")
 
 
 @dataclass(frozen=True)
@@ -136,7 +148,7 @@ class FlattenSpec(LayerSpec):
     """(C, H, W) to (C H W,)."""
 
     type: ClassVar[str] = "flatten"
-    follows: ClassVar[tuple[str, ...]] = ("input", "lif", "if", "avg_pool", "max_pool", "dropout")
+    follows: ClassVar[tuple[str, ...]] = ("input", "lif", "if", "avg_pool", "max_pool")
 
     def output_shape(self, shape: Shape) -> Shape:
         """(features,)."""
@@ -153,7 +165,7 @@ class LinearSpec(LayerSpec):
     features: int
     bias: bool = True
     type: ClassVar[str] = "linear"
-    follows: ClassVar[tuple[str, ...]] = ("input", "lif", "if", "flatten", "dropout")
+    follows: ClassVar[tuple[str, ...]] = ("input", "lif", "if", "flatten")
 
     def output_shape(self, shape: Shape) -> Shape:
         """(features,)."""
@@ -169,10 +181,56 @@ class DropoutSpec(LayerSpec):
     p: float = 0.5
     type: ClassVar[str] = "dropout"
     follows: ClassVar[tuple[str, ...]] = ("lif", "if", "avg_pool", "max_pool", "flatten")
+    transparent: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         if not 0.0 <= self.p < 1.0:
             raise UsageError(f"layer '{self.name}': p is {self.p}, outside 0 to 1")
+
+
+@dataclass(frozen=True)
+class SumSpec(LayerSpec):
+    """The elementwise sum of values of one shape: where a residual connection ends."""
+
+    of: tuple[str, ...]
+    type: ClassVar[str] = "sum"
+    follows: ClassVar[tuple[str, ...]] = (
+        "conv",
+        "linear",
+        "batch_norm",
+        "lif",
+        "if",
+        "avg_pool",
+        "max_pool",
+        "sum",
+    )
+
+    def __post_init__(self) -> None:
+        if len(self.of) < 2 or len(set(self.of)) < len(self.of):
+            raise UsageError(
+                f"layer '{self.name}' is the sum of {', '.join(self.of) or 'nothing'}",
+                "name two different layers or more in `of`",
+            )
+
+
+@dataclass(frozen=True)
+class SelectSpec(LayerSpec):
+    """Some channels (or features) of a wider value, in the order given."""
+
+    channels: tuple[int, ...]
+    type: ClassVar[str] = "select"
+    follows: ClassVar[tuple[str, ...]] = (INPUT, "flatten", *SumSpec.follows)
+    transparent: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        if not self.channels or len(set(self.channels)) < len(self.channels):
+            raise UsageError(f"layer '{self.name}': channels is {list(self.channels)}", "list different channels")
+
+    def output_shape(self, shape: Shape) -> Shape:
+        """The input shape with as many channels as are selected."""
+        if max(self.channels) >= shape[0]:
+            raise UsageError(f"layer '{self.name}': channel {max(self.channels)} is not one of 0 to {shape[0] - 1}")
+        return (len(self.channels), *shape[1:])
 
 
 _TYPES: dict[str, type[LayerSpec]] = {
@@ -187,17 +245,19 @@ _TYPES: dict[str, type[LayerSpec]] = {
         FlattenSpec,
         LinearSpec,
         DropoutSpec,
+        SumSpec,
+        SelectSpec,
     )
 }
 
 
 @dataclass(frozen=True)
 class NetworkSpec:
-    """A checked network: input shape, layers in order, and the shape after each of them.
+    """A checked network: input shape, layers in order, what each of them reads, and the shape after it.
 
     Args:
         input_shape: (channels, height, width) or (features,).
-        layers: the layers in order.
+        layers: the layers, each after all it reads; the last is the read-out.
         steps: time steps T a sample lasts.
         input_scale: what an integer input value is multiplied by before the first layer.
     """
@@ -210,17 +270,31 @@ class NetworkSpec:
     def __post_init__(self) -> None:
         if not 1 <= self.steps <= 4096:
             raise UsageError(f"steps is {self.steps}, outside 1 to 4096")
-        _check_order(self.layers)
+        _check_wiring(self)
         _ = self.shapes  # walks every layer, so that a wrong size is found here
+
+    @property
+    def sources(self) -> list[tuple[str, ...]]:
+        """The names of what each layer reads: one, or a sum's operands; "input" is the network's input."""
+        sources, before = [], INPUT
+        for layer in self.layers:
+            sources.append(layer.of if isinstance(layer, SumSpec) else (layer.source or before,))
+            before = layer.name
+        return sources
 
     @property
     def shapes(self) -> list[Shape]:
         """The shape after each layer, without batch and time."""
-        shapes, shape = [], self.input_shape
-        for layer in self.layers:
-            shape = layer.output_shape(shape)
-            shapes.append(shape)
-        return shapes
+        shapes: dict[str, Shape] = {INPUT: self.input_shape}
+        for layer, sources in zip(self.layers, self.sources, strict=True):
+            shape = shapes[sources[0]]
+            for other in sources[1:]:
+                if shapes[other] != shape:
+                    raise UsageError(
+                        f"layer '{layer.name}' cannot add '{other}' {shapes[other]} to '{sources[0]}' {shape}"
+                    )
+            shapes[layer.name] = layer.output_shape(shape)
+        return list(shapes.values())[1:]
 
     @property
     def classes(self) -> int:
@@ -229,12 +303,11 @@ class NetworkSpec:
 
     def to_plain(self) -> dict[str, Any]:
         """A document of plain values, which `from_plain` reads."""
-        layers = [{"type": layer.type, **asdict(layer)} for layer in self.layers]
         return {
             "input_shape": list(self.input_shape),
             "steps": self.steps,
             "input_scale": self.input_scale,
-            "layers": layers,
+            "layers": [_table(layer) for layer in self.layers],
         }
 
     @classmethod
@@ -246,18 +319,6 @@ class NetworkSpec:
             int(plain["steps"]),
             float(plain["input_scale"]),
         )
-
-    def with_sizes(self, sizes: Mapping[str, int]) -> NetworkSpec:
-        """The same network with other channel or feature counts for the named layers."""
-        layers: list[LayerSpec] = []
-        for layer in self.layers:
-            if layer.name in sizes and isinstance(layer, ConvSpec):
-                layers.append(replace(layer, channels=sizes[layer.name]))
-            elif layer.name in sizes and isinstance(layer, LinearSpec):
-                layers.append(replace(layer, features=sizes[layer.name]))
-            else:
-                layers.append(layer)
-        return replace(self, layers=tuple(layers))
 
 
 def parse_layers(tables: Sequence[Mapping[str, Any]], neuron: Mapping[str, Any]) -> tuple[LayerSpec, ...]:
@@ -287,14 +348,25 @@ def parse_layers(tables: Sequence[Mapping[str, Any]], neuron: Mapping[str, Any])
     return tuple(layers)
 
 
+def _table(layer: LayerSpec) -> dict[str, Any]:
+    values = {key: list(v) if isinstance(v, tuple) else v for key, v in asdict(layer).items()}
+    source = values.pop("source")
+    return {"type": layer.type, **values, **({"from": source} if source else {})}
+
+
 def _build(spec: type[LayerSpec], name: str, given: Mapping[str, Any]) -> LayerSpec:
-    known = {f.name: f for f in fields(spec) if f.name != "name"}
+    known = {f.name: str(f.type) for f in fields(spec) if f.name not in ("name", "source")}
+    if spec is not SumSpec:
+        known["from"] = "str"
     for key, value in given.items():
         if key not in known:
             raise unknown_name(f"key of layer '{name}'", key, known)
-        _check_value(name, key, value, str(known[key].type))
+        _check_value(name, key, value, known[key])
+    values = {key: tuple(v) if isinstance(v, list) else v for key, v in given.items()}
+    if "from" in values:
+        values["source"] = values.pop("from")
     try:
-        return spec(name=name, **given)
+        return spec(name=name, **values)
     except TypeError as error:
         missing = ", ".join(re.findall(r"'(\w+)'", str(error)))
         raise UsageError(f"layer '{name}' ({spec.type}) lacks {missing}") from error
@@ -303,8 +375,13 @@ def _build(spec: type[LayerSpec], name: str, given: Mapping[str, Any]) -> LayerS
 def _check_value(name: str, key: str, value: object, annotation: str) -> None:
     if value is None and "None" in annotation:
         return
-    if annotation.startswith("int"):
-        low = 0 if key == "padding" else 1
+    if annotation.startswith("tuple"):
+        if not isinstance(value, list | tuple):
+            raise UsageError(f"layer '{name}': {key} is {value!r}, it must be a list")
+        for item in value:
+            _check_value(name, key, item, annotation[len("tuple[") :])
+    elif annotation.startswith("int"):
+        low = 0 if key == "padding" or annotation.endswith("]") else 1
         if not isinstance(value, int) or isinstance(value, bool) or value < low:
             raise UsageError(f"layer '{name}': {key} is {value!r}, it must be a whole number from {low}")
     elif annotation.startswith("float"):
@@ -312,7 +389,7 @@ def _check_value(name: str, key: str, value: object, annotation: str) -> None:
             raise UsageError(f"layer '{name}': {key} is {value!r}, it must be a number")
     elif annotation == "bool" and not isinstance(value, bool):
         raise UsageError(f"layer '{name}': {key} is {value!r}, it must be true or false")
-    elif annotation == "str" and not isinstance(value, str):
+    elif annotation.startswith("str") and not isinstance(value, str):
         raise UsageError(f"layer '{name}': {key} is {value!r}, it must be text")
 
 
@@ -321,15 +398,27 @@ def _need_map(layer: LayerSpec, shape: Shape) -> None:
         raise UsageError(f"layer '{layer.name}' needs a map (channels, height, width), it reads {shape}")
 
 
-def _check_order(layers: Sequence[LayerSpec]) -> None:
+def _check_wiring(spec: NetworkSpec) -> None:
+    """Every layer reads what it may read, and every layer is read."""
+    layers = spec.layers
     if not layers or not isinstance(layers[-1], LinearSpec):
         last = f"'{layers[-1].name}'" if layers else "nothing"
         raise UsageError(f"the network ends in {last}, not in a linear read-out", "add a linear layer at the end")
-    before, owner = "input", "the input"
-    for layer in layers:
-        if before not in layer.follows:
-            raise UsageError(
-                f"layer '{layer.name}' ({layer.type}) cannot follow {owner} ({before})",
-                f"{layer.type} follows {', '.join(layer.follows)}",
-            )
-        before, owner = layer.type, f"'{layer.name}'"
+    names = [layer.name for layer in layers]
+    kinds, unread = {INPUT: INPUT}, dict.fromkeys(names[:-1])
+    for layer, sources in zip(layers, spec.sources, strict=True):
+        for source in sources:
+            if source not in kinds:
+                if source in names:
+                    raise UsageError(f"layer '{layer.name}' reads '{source}', which does not come before it")
+                raise unknown_name(f"layer read by '{layer.name}':", source, kinds)
+            if kinds[source] not in layer.follows:
+                owner = "the input" if source == INPUT else f"'{source}'"
+                raise UsageError(
+                    f"layer '{layer.name}' ({layer.type}) cannot follow {owner} ({kinds[source]})",
+                    f"{layer.type} follows {', '.join(layer.follows)}",
+                )
+            unread.pop(source, None)
+        kinds[layer.name] = kinds[sources[0]] if layer.transparent else layer.type
+    if unread:
+        raise UsageError(f"no layer reads '{next(iter(unread))}'", "take it out, or name it in a `from` or an `of`")

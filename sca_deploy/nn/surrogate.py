@@ -1,74 +1,129 @@
 """Surrogate gradients: a Heaviside step forward, a smooth derivative backward.
 
 Each surrogate is a function of x = v - threshold that returns 1 where x > 0 (strictly, as the chip
-compares) and whose gradient is
+compares) and whose derivative is taken to be
 
     sigmoid   alpha s(alpha x) (1 - s(alpha x)), s the logistic function
+    tanh      alpha / (2 tanh(alpha / 2) cosh(alpha x)^2)
     atan      alpha / (2 (1 + (pi alpha x / 2)^2))          (Fang et al., ICCV 2021)
-    triangle  alpha max(0, 1 - |x|)                         (Esser et al., PNAS 2016), norse's own
+    triangle  alpha max(0, 1 - |x|)                         (Esser et al., PNAS 2016)
+
+sigmoid and atan enclose the area 1; tanh encloses it between -1/2 and 1/2.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch.autograd.function import once_differentiable
 
 from sca_deploy.errors import unknown_name
 
-Surrogate = Callable[[torch.Tensor], torch.Tensor]
+
+@dataclass(frozen=True)
+class Surrogate(ABC):
+    """A step whose derivative is a bump of sharpness `alpha` at the threshold."""
+
+    alpha: float
+
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        """1 where x > 0, else 0, in x's shape and type; its gradient is `derivative`."""
+        spikes: torch.Tensor = _Step.apply(x, self)
+        return spikes
+
+    @abstractmethod
+    def derivative(self, x: torch.Tensor, out: torch.Tensor | None = None) -> torch.Tensor:
+        """The derivative at every x, without a gradient of its own.
+
+        Args:
+            x: distances of the membrane potential from the threshold, any shape.
+            out: where to write it, of x's shape and type; may be x itself.
+        """
+
+
+@dataclass(frozen=True)
+class Sigmoid(Surrogate):
+    """The derivative of the logistic function."""
+
+    alpha: float = 4.0
+
+    def derivative(self, x: torch.Tensor, out: torch.Tensor | None = None) -> torch.Tensor:
+        """Alpha s(alpha x) (1 - s(alpha x))."""
+        return _logistic_bump(x, self.alpha, self.alpha, out)
+
+
+@dataclass(frozen=True)
+class Tanh(Surrogate):
+    """The derivative of a hyperbolic tangent that rises by 1 between -1/2 and 1/2."""
+
+    alpha: float = 3.0
+
+    def derivative(self, x: torch.Tensor, out: torch.Tensor | None = None) -> torch.Tensor:
+        """Alpha / (2 tanh(alpha / 2) cosh(alpha x)^2)."""
+        # 1 / cosh(z)^2 = 4 s(2 z) (1 - s(2 z))
+        return _logistic_bump(x, 2 * self.alpha, 2 * self.alpha / math.tanh(self.alpha / 2), out)
+
+
+@dataclass(frozen=True)
+class Atan(Surrogate):
+    """The derivative of an arc tangent."""
+
+    alpha: float = 2.0
+
+    def derivative(self, x: torch.Tensor, out: torch.Tensor | None = None) -> torch.Tensor:
+        """Alpha / (2 (1 + (pi alpha x / 2)^2))."""
+        scaled = torch.mul(x.detach(), math.pi / 2 * self.alpha, out=out)
+        return scaled.square_().add_(1).reciprocal_().mul_(self.alpha / 2)
+
+
+@dataclass(frozen=True)
+class Triangle(Surrogate):
+    """A linear rise and fall that ends one unit from the threshold."""
+
+    alpha: float = 1.0
+
+    def derivative(self, x: torch.Tensor, out: torch.Tensor | None = None) -> torch.Tensor:
+        """Alpha max(0, 1 - |x|)."""
+        return torch.abs(x.detach(), out=out).neg_().add_(1).relu_().mul_(self.alpha)
+
+
+def _logistic_bump(x: torch.Tensor, sharpness: float, height: float, out: torch.Tensor | None) -> torch.Tensor:
+    """Height s(z) (1 - s(z)) at z = sharpness x, s the logistic function."""
+    s = torch.mul(x.detach(), sharpness, out=out).sigmoid_()
+    # All products in one pass over memory: this runs for every neuron at every step.
+    bump: torch.Tensor = torch.ops.aten.sigmoid_backward.grad_input(s.new_full((), height), s, grad_input=s)
+    return bump
 
 
 class _Step(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: torch.Tensor, alpha: float) -> torch.Tensor:
+    def forward(ctx: Any, x: torch.Tensor, surrogate: Surrogate) -> torch.Tensor:
         ctx.save_for_backward(x)
-        ctx.alpha = alpha
+        ctx.surrogate = surrogate
         return (x > 0).to(x.dtype)
 
-
-class _Sigmoid(_Step):
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *grad: torch.Tensor) -> tuple[torch.Tensor, None]:
         (x,) = ctx.saved_tensors
-        s = torch.sigmoid(ctx.alpha * x)
-        # grad s (1 - s) in one pass over memory, which is what limits this.
-        return torch.ops.aten.sigmoid_backward(grad[0], s).mul_(ctx.alpha), None
+        return ctx.surrogate.derivative(x).mul_(grad[0]), None
 
 
-class _Atan(_Step):
-    @staticmethod
-    def backward(ctx: Any, *grad: torch.Tensor) -> tuple[torch.Tensor, None]:
-        (x,) = ctx.saved_tensors
-        return grad[0] * (ctx.alpha / 2) / (1 + (math.pi / 2 * ctx.alpha * x).square()), None
-
-
-def _triangle(x: torch.Tensor, alpha: float) -> torch.Tensor:
-    # norse takes a second to import; only those who ask for its surrogate wait for it.
-    from norse.torch.functional.threshold import triangle_fn
-
-    spikes: torch.Tensor = triangle_fn(x, alpha)
-    return spikes
-
-
-_SURROGATES: dict[str, tuple[Callable[[torch.Tensor, float], torch.Tensor], float]] = {
-    "sigmoid": (lambda x, alpha: _Sigmoid.apply(x, alpha), 4.0),
-    "atan": (lambda x, alpha: _Atan.apply(x, alpha), 2.0),
-    "triangle": (_triangle, 1.0),
-}
+_SURROGATES: dict[str, type[Surrogate]] = {"sigmoid": Sigmoid, "tanh": Tanh, "atan": Atan, "triangle": Triangle}
 SURROGATES = tuple(_SURROGATES)
 
 
 def surrogate(name: str, alpha: float | None = None) -> Surrogate:
-    """The named surrogate with sharpness `alpha` (default: sigmoid 4, atan 2, triangle 1).
+    """The named surrogate with sharpness `alpha` (default: sigmoid 4, tanh 3, atan 2, triangle 1).
 
     Raises:
         UsageError: if there is no surrogate of that name.
     """
     if name not in _SURROGATES:
         raise unknown_name("surrogate", name, _SURROGATES)
-    function, default = _SURROGATES[name]
-    sharpness = default if alpha is None else alpha
-    return lambda x: function(x, sharpness)
+    kind = _SURROGATES[name]
+    return kind() if alpha is None else kind(alpha)  # type: ignore[call-arg]

@@ -58,11 +58,11 @@ def _plot_accuracy(axes: Axes, logs: dict[str, list[dict[str, Any]]], document: 
 
 
 def _plot_channels(axes: Axes, log: list[dict[str, Any]]) -> None:
-    layers = list(log[0]["sca"]["kept"])
-    kept = [[entry["sca"]["kept"][layer] for entry in log] for layer in layers]
+    layers = list(log[0]["pruning"]["kept"])
+    kept = [[entry["pruning"]["kept"][layer] for entry in log] for layer in layers]
     colours = plt.get_cmap("cividis")([0.15 + 0.7 * i / max(1, len(layers) - 1) for i in range(len(layers))])
     axes.stackplot([entry["epoch"] for entry in log], kept, labels=layers, colors=colours)
-    axes.set(xlabel="epoch", ylabel="channels on", title="Channels kept by SCA (measured)")
+    axes.set(xlabel="epoch", ylabel="on", title="What pruning kept (measured)")
     axes.legend(frameon=False, loc="upper right", reverse=True)
 
 

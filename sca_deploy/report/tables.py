@@ -16,6 +16,7 @@ _ROWS = {
     "accuracy_chip": "accuracy, chip integers",
     "channels": "channels",
     "parameters": "parameters",
+    "parameters_nonzero": "  that are not 0",
     "spikes_per_sample": "spikes a sample",
     "synops_per_sample": "synaptic operations a sample",
     "synops_stored_per_sample": "  with stored zeros",
@@ -91,3 +92,21 @@ def _number(value: float) -> str:
 
 def _ratio(value: float | None) -> str:
     return "-" if value is None else f"{value:.3f}"
+
+
+def study_table(summary: Sequence[dict[str, Any]]) -> str:
+    """Mean and spread over the seeds of every arm, from `study.results.summarised`."""
+    shown = ("accuracy_float", "accuracy_chip", "channels", "parameters_nonzero", "synops_per_sample", "cores")
+    rows = []
+    for arm in dict.fromkeys(row["arm"] for row in summary):
+        of_arm = {row["figure"]: row for row in summary if row["arm"] == arm}
+        rows.append((arm, *(_spread(key, of_arm[key]) for key in shown), str(of_arm["channels"]["seeds"])))
+    head = ("arm", *(f"{_ROWS[key].strip()} ({LABELS[key]})" for key in shown), "seeds")
+    return table(head, rows, "mean (sample standard deviation over seeds)")
+
+
+def _spread(key: str, row: dict[str, Any]) -> str:
+    factor = 100 if key.startswith("accuracy") else 1
+    digits = ",.2f" if factor == 100 else ",.0f"
+    spread = f" ({factor * row['std']:{digits}})" if row["std"] != "" else ""
+    return f"{factor * row['mean']:{digits}}{spread}"

@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 
 from sca_deploy.data import load_dataset
-from sca_deploy.data.idx import FASHION_MNIST, FILES, MNIST, IdxSet, cache_folder, load_idx
+from sca_deploy.data.idx import FASHION_MNIST, FILES, MNIST, IdxSet, load_idx
+from sca_deploy.data.places import cache_folder
 from sca_deploy.errors import ScaDeployError
 
 TRAIN_IMAGES, TRAIN_LABELS, TEST_IMAGES, TEST_LABELS = FILES
@@ -134,17 +135,9 @@ def test_one_missing_file_is_named_with_how_to_get_it(folder: Path, tiny: IdxSet
     (folder / TEST_IMAGES).unlink()
     with pytest.raises(ScaDeployError, match=f"has no {TEST_IMAGES} or {TEST_IMAGES}.gz") as error:
         load_idx(tiny, folder)
-    assert error.value.fix == f"draw it to {folder}"
-
-
-@pytest.fixture
-def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A user who has no data sets and no settings."""
-    home = tmp_path / "home"
-    monkeypatch.setenv("HOME", str(home))
-    monkeypatch.delenv("SCA_DEPLOY_DATA", raising=False)
-    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
-    return home
+    assert (
+        error.value.fix == f"run `sca-deploy data fetch tiny --folder {folder}`; without internet draw it to {folder}"
+    )
 
 
 def test_the_folder_named_is_the_only_one_searched(folder: Path, tiny: IdxSet, home: Path) -> None:

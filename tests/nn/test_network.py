@@ -1,8 +1,12 @@
 import pytest
 import torch
+import torch.distributed as dist
+import torch.nn.functional as F
 
+from sca_deploy.config import load_config
 from sca_deploy.errors import ScaDeployError
 from sca_deploy.nn.network import MaskedBatchNorm, SpikingNetwork
+from sca_deploy.nn.neuron import LIF
 from sca_deploy.nn.spec import NetworkSpec, parse_layers
 
 LAYERS = [
@@ -75,3 +79,137 @@ def test_pruned_weights_get_no_gradient(network, frames):
 def test_an_input_of_another_shape_is_refused(network, shape):
     with pytest.raises(ScaDeployError, match=r"the network expects \(samples, \[steps,\] \(2, 8, 8\)\)"):
         network(torch.zeros(shape))
+
+
+def chain(network, x):
+    """Logits of a network without branches: one layer after the other, a still frame shown once up to the neurons."""
+    steps, values = network.spec.steps, (x.float() * network.spec.input_scale).unsqueeze(0)
+    *hidden, readout = network.layers.values()
+    for module in hidden:
+        if isinstance(module, LIF):
+            values = module(values.expand(steps, *values.shape[1:]))
+        else:
+            values = module(values.flatten(0, 1)).unflatten(0, (len(values), -1))
+    return F.linear(values.sum(0), readout.weight, steps * readout.bias)
+
+
+def test_a_chain_has_the_bits_of_its_layers_one_after_the_other():
+    config = load_config("digits").network
+    spec = NetworkSpec((1, 8, 8), parse_layers(config.layers, config.neuron), config.steps, 1 / 16)
+    x = torch.randint(0, 17, (16, 1, 8, 8), generator=torch.Generator().manual_seed(4))
+    results = []
+    for forward in (chain, lambda network, x: network(x)):
+        torch.manual_seed(5)
+        network = SpikingNetwork(spec).train()
+        network.norms()["batch_norm2"].mask[:9] = 0
+        logits = forward(network, x)
+        logits.square().sum().backward()
+        results.append([logits, *(p.grad for p in network.parameters()), *network.buffers()])
+    assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
+
+
+BRANCHES = [
+    {"type": "conv", "channels": 4, "kernel": 3, "padding": 1},
+    {"type": "batch_norm"},
+    {"type": "lif", "beta": 0.6},
+    {"type": "conv", "channels": 4, "kernel": 3, "padding": 1},
+    {"type": "sum", "of": ["batch_norm1", "conv2", "lif1"]},
+    {"type": "batch_norm"},
+    {"type": "if"},
+    {"type": "select", "channels": [2, 0]},
+    {"type": "flatten"},
+    {"type": "linear", "features": 4},
+]
+
+
+@pytest.fixture
+def branches():
+    torch.manual_seed(1)
+    network = SpikingNetwork(NetworkSpec((2, 8, 8), parse_layers(BRANCHES, {}), steps=3, input_scale=0.25)).eval()
+    for norm in network.norms().values():
+        torch.nn.init.uniform_(norm.bias, 0.2, 0.8)
+    return network
+
+
+def test_branches_are_added_step_by_step(branches, frames):
+    layers, v1, v2, logits = branches.layers, 0.0, 0.0, 0.0
+    still = layers["batch_norm1"](layers["conv1"](frames * 0.25))
+    for _ in range(3):
+        v1 = 0.6 * v1 + still
+        s1 = (v1 > 1).float()
+        v1 = v1 * (1 - s1)
+        v2 = v2 + layers["batch_norm2"](still + layers["conv2"](s1) + s1)
+        s2 = (v2 > 1).float()
+        v2 = v2 * (1 - s2)
+        assert 0 < s2.mean() < 1
+        logits = logits + layers["linear1"](s2[:, [2, 0]].flatten(1))
+    torch.testing.assert_close(branches(frames), logits)
+
+
+@pytest.mark.parametrize("which", ["network", "branches"])
+def test_logits_are_the_sum_of_those_of_every_step(which, frames, request):
+    network = request.getfixturevalue(which)
+    moving = torch.randint(0, 16, (6, 3, 2, 8, 8), generator=torch.Generator().manual_seed(3))
+    for x in (frames, moving):
+        steps = network(x, per_step=True)
+        assert steps.shape == (3, 6, 4)
+        torch.testing.assert_close(steps.sum(0), network(x))
+    # No step sees a later one.
+    moving_end = moving.clone()
+    moving_end[:, 2] = 0
+    torch.testing.assert_close(network(moving_end, per_step=True)[:2], network(moving, per_step=True)[:2])
+    assert (network(moving_end, per_step=True)[2] != network(moving, per_step=True)[2]).any()
+
+
+def test_per_step_logits_of_a_network_without_neurons_are_the_same_at_every_step(frames):
+    layers = parse_layers([{"type": "flatten"}, {"type": "linear", "features": 4}], {})
+    network = SpikingNetwork(NetworkSpec((2, 8, 8), layers, steps=3))
+    steps = network(frames, per_step=True)
+    torch.testing.assert_close(steps, network.layers["linear1"](frames.float().flatten(1)).expand(3, -1, -1))
+
+
+SHARES = (5, 3)
+"""Samples that each of two processes holds of a batch of eight."""
+
+
+def whole_batch():
+    generator = torch.Generator().manual_seed(6)
+    frames = torch.randint(0, 16, (sum(SHARES), 2, 8, 8), generator=generator)
+    return frames, torch.randn(sum(SHARES), 4, generator=generator, dtype=torch.float64)
+
+
+def trained(frames, weights):
+    """What two passes and one backward leave: logits, parameter gradients, gamma gradients, statistics."""
+    torch.manual_seed(1)
+    network = SpikingNetwork(NetworkSpec((2, 8, 8), parse_layers(BRANCHES, {}), steps=3, input_scale=0.25)).double()
+    network.norms()["batch_norm2"].mask[1] = 0
+    network(frames)  # so that the statistics are updated twice
+    logits = network(frames)
+    (logits * weights).sum().backward()
+    return {
+        "logits": logits.detach(),
+        "gradients": [p.grad for p in network.parameters()],
+        "gamma": [norm.gamma_gradient for norm in network.norms().values()],
+        "statistics": [t for norm in network.norms().values() for t in (norm.running_mean, norm.running_var)],
+    }
+
+
+def process(rank, folder):
+    """One of two processes, with its share of the batch."""
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
+    torch.save(trained(*(part.split(SHARES)[rank] for part in whole_batch())), f"{folder}/{rank}.pt")
+    dist.destroy_process_group()
+
+
+def test_two_processes_normalise_as_one_that_holds_the_whole_batch(tmp_path):
+    torch.multiprocessing.spawn(process, (str(tmp_path),), nprocs=2)
+    parts = [torch.load(tmp_path / f"{rank}.pt") for rank in (0, 1)]
+    alone = trained(*whole_batch())
+    exactly = {"rtol": 1e-12, "atol": 1e-12}
+    torch.testing.assert_close(torch.cat([part["logits"] for part in parts]), alone["logits"], **exactly)
+    for key in ("gradients", "gamma"):  # each process has its part of them
+        for *of_each, expected in zip(*(part[key] for part in parts), alone[key], strict=True):
+            torch.testing.assert_close(sum(of_each), expected, **exactly)
+    for part in parts:
+        torch.testing.assert_close(part["statistics"], alone["statistics"], **exactly)

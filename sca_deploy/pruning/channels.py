@@ -1,0 +1,158 @@
+"""What the structured methods share: ranking channels over all layers, and masks that follow."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from sca_deploy.config import PruneConfig
+from sca_deploy.errors import UsageError
+from sca_deploy.nn.network import SpikingNetwork
+from sca_deploy.pruning.groups import channel_groups
+from sca_deploy.pruning.method import Calibration, Method
+from sca_deploy.pruning.regrowth import Regrowth
+from sca_deploy.pruning.schedule import Plan, Schedule
+from sca_deploy.pruning.scores import Meter
+
+
+def select(
+    scores: Sequence[torch.Tensor], signals: Sequence[torch.Tensor], keep: int, regrow: int, floor: float
+) -> tuple[list[torch.Tensor], int]:
+    """Which channels are on, ranked over all layers together.
+
+    Args:
+        scores: per layer (C,), higher is more important.
+        signals: per layer (C,), what regrowth ranks the channels by that the scores leave out.
+        keep: channels on in the end, over all layers.
+        regrow: how many of them the signals choose.
+        floor: fraction of its channels that a layer keeps by score, at least one.
+
+    Returns:
+        Boolean masks per layer, `keep` true values in all, and how many channels the signals chose.
+
+    Raises:
+        UsageError: if the floors alone need more than `keep` channels.
+    """
+    sizes = [len(s) for s in scores]
+    flat, signal = torch.cat(list(scores)), torch.cat(list(signals))
+    mask = torch.zeros(len(flat), dtype=torch.bool)
+    for layer, offset in zip(scores, torch.tensor([0, *sizes[:-1]]).cumsum(0), strict=True):
+        least = max(1, math.floor(floor * len(layer)))
+        mask[offset + layer.argsort(descending=True, stable=True)[:least]] = True
+    if int(mask.sum()) > keep:
+        raise UsageError(
+            f"keeping {keep} of {len(flat)} channels is less than the {int(mask.sum())} that the floor of "
+            f"{floor:g} a layer needs",
+            "raise prune.keep or lower prune.floor",
+        )
+    regrown = min(regrow, keep - int(mask.sum()))
+    _switch_on(mask, flat, keep - regrown)
+    _switch_on(mask, signal, keep)
+    return list(mask.split(sizes)), regrown
+
+
+def _switch_on(mask: torch.Tensor, ranking: torch.Tensor, total: int) -> None:
+    """Set the best-ranked channels that are off until `total` are on."""
+    order = ranking.masked_fill(mask, -math.inf).argsort(descending=True, stable=True)
+    mask[order[: total - int(mask.sum())]] = True
+
+
+class ChannelMethod(Method):
+    """Ranks all channels of the network together by a score, and lets a signal bring some back.
+
+    A subclass sets the score and signal it uses by default and says after which epochs masks change.
+    """
+
+    own_score = "potential"
+    own_signal = "none"
+    options = frozenset({"score", "regrow_by"})
+    signal_batches: int | None = 8
+    """Calibration batches a signal looks at; None for all of them."""
+
+    def __init__(self, network: SpikingNetwork, config: PruneConfig, plan: Plan) -> None:
+        super().__init__(network, config, plan)
+        self._groups = channel_groups(network)
+        if not self._groups:
+            raise UsageError("the network has no batch-norm before neurons, so no channel can be pruned")
+        self.schedule = Schedule(config, plan.epochs)
+        self.meter = Meter(config.score or self.own_score, self._groups, plan.seed)
+        signal = config.regrow_by or self.own_signal
+        self.regrowth = Regrowth(signal, network, self._groups, plan.seed, self.signal_batches)
+        self._check_floor()
+
+    def before_step(self, step: int) -> None:
+        """Watch the forward."""
+        self.meter.attach()
+
+    def after_backward(self, step: int) -> None:
+        """Take what the gradients say."""
+        self.meter.detach()
+        self.meter.after_backward()
+        self.regrowth.after_backward()
+
+    def wanted(self, epoch: int) -> tuple[int, float, float] | None:
+        """(which update, kept fraction, regrown share of the kept) after this epoch; None for no update."""
+        update = self.schedule.update(epoch)
+        return (update, self.schedule.keep(update), self.schedule.regrow(update)) if update else None
+
+    def after_epoch(self, epoch: int, calibration: Calibration) -> dict[str, Any]:
+        """Update the masks if this epoch is due."""
+        scores = self.meter.values()
+        wanted = self.wanted(epoch)
+        log: dict[str, Any] = {"updated": wanted is not None, "regrown": 0}
+        if wanted is not None:
+            update, keep, share = wanted
+            on = round(keep * sum(len(s) for s in scores))
+            regrow = 0 if self.regrowth.name == "none" else round(share * on)
+            signals = self.regrowth.values(calibration, update)
+            masks, log["regrown"] = select(scores, signals, on, regrow, self.config.floor)
+            for group, mask in zip(self._groups, masks, strict=True):
+                for norm in group.norms:
+                    norm.mask.copy_(mask)
+        self.meter.reset()
+        self.regrowth.reset()
+        return log | self._masks() | {"scores": self._named([[round(v, 6) for v in s.tolist()] for s in scores])}
+
+    def state_dict(self) -> dict[str, Any]:
+        """What the score and the signal have seen of this epoch."""
+        return {"meter": self.meter.state_dict(), "regrowth": self.regrowth.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue from what `state_dict` gave."""
+        self.meter.load_state_dict(state["meter"])
+        self.regrowth.load_state_dict(state["regrowth"])
+
+    def _masks(self) -> dict[str, Any]:
+        masks = [group.norms[0].mask for group in self._groups]
+        bits = ["".join("1" if on else "0" for on in mask.tolist()) for mask in masks]
+        return {"kept": self._named([int(mask.sum()) for mask in masks]), "masks": self._named(bits)}
+
+    def _named(self, values: list[Any]) -> dict[str, Any]:
+        return {group.name: value for group, value in zip(self._groups, values, strict=True)}
+
+    def _check_floor(self) -> None:
+        """Find out before the training, not after the first update, that the floors leave too much."""
+        sizes = [torch.zeros(group.channels) for group in self._groups]
+        select(sizes, sizes, round(self.config.keep * sum(map(len, sizes))), 0, self.config.floor)
+
+
+class OneShot(ChannelMethod):
+    """Trains under an L1 penalty on gamma, prunes once at `end`, and fine-tunes with the schedule begun anew."""
+
+    own_score = "gamma"
+
+    @property
+    def phases(self) -> tuple[int, ...]:
+        """The pruning starts a second phase."""
+        return (0, self.schedule.last + 1) if self.schedule.last + 1 < self.plan.epochs else (0,)
+
+    def penalised(self, epoch: int) -> bool:
+        """Penalties act before the pruning only."""
+        return epoch <= self.schedule.last
+
+    def wanted(self, epoch: int) -> tuple[int, float, float] | None:
+        """All at once."""
+        return (1, self.config.keep, self.config.regrow) if epoch == self.schedule.last else None

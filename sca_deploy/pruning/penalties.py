@@ -1,0 +1,56 @@
+"""What the loss is charged for besides errors: weights, batch-norm scales, potentials, spikes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from sca_deploy.config import PruneConfig
+from sca_deploy.nn.network import SpikingNetwork
+from sca_deploy.nn.neuron import LIF
+
+
+class Penalties:
+    """The L1 penalties of a config on a network.
+
+    Those on potentials and spikes are terms of the loss: l1 times the mean over time, samples and neurons
+    of |V| before the reset, or of S, summed over populations. Those on convolution weights and batch-norm
+    scales are added to the gradients as l1 sign(x), their subgradient.
+    """
+
+    def __init__(self, network: SpikingNetwork, config: PruneConfig) -> None:
+        self._config = config
+        self._populations = list(network.neurons().values())
+        self._shrunk = [(m.weight, config.l1_weights) for m in network.modules() if isinstance(m, nn.Conv2d)]
+        self._shrunk += [(norm.weight, config.l1_gamma) for norm in network.norms().values()]
+        self._attached: list[tuple[LIF, Any]] = []
+        self._terms: list[torch.Tensor] = []
+
+    def attach(self) -> None:
+        """Watch the next forward, if a term of the loss needs it."""
+        if not (self._config.l1_potential or self._config.l1_spikes):
+            return
+        for neuron in self._populations:
+            neuron.observers.append(self._observe)
+            self._attached.append((neuron, self._observe))
+
+    def loss(self) -> torch.Tensor | float:
+        """The terms of the forwards watched since `attach`; stops watching."""
+        for neuron, observer in self._attached:
+            neuron.observers.remove(observer)
+        terms, self._terms, self._attached = self._terms, [], []
+        return sum(terms) if terms else 0.0
+
+    def after_backward(self) -> None:
+        """Add the subgradients of the penalties on weights and scales."""
+        for parameter, l1 in self._shrunk:
+            if l1 and parameter.grad is not None:
+                parameter.grad.add_(parameter.detach().sign(), alpha=l1)
+
+    def _observe(self, v: torch.Tensor, spikes: torch.Tensor) -> None:
+        if self._config.l1_potential:
+            self._terms.append(self._config.l1_potential * v.abs().mean())
+        if self._config.l1_spikes:
+            self._terms.append(self._config.l1_spikes * spikes.mean())

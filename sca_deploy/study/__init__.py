@@ -1,0 +1,1 @@
+"""Studies: comparing arms over seeds, and looking into trained networks."""

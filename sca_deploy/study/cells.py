@@ -1,0 +1,112 @@
+"""Runs the cells of a study, one after another or several at once; a cell that is done is not done again."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from pathlib import Path
+from typing import Any
+
+from sca_deploy.console import Console
+from sca_deploy.errors import ScaDeployError
+from sca_deploy.files import read_json
+from sca_deploy.pipeline import Job, make_arm, start
+from sca_deploy.study.plan import Cell, Study
+
+Row = dict[str, Any]
+Work = Callable[[Cell, Path, bool], None]
+
+
+def cell_folder(folder: Path, cell: Cell) -> Path:
+    """Where a cell's arm lies: STUDY/ARM/seedN/(dense or pruned)."""
+    return folder / cell.arm / f"seed{cell.seed}" / _arm(cell)
+
+
+def run_cells(study: Study, folder: Path, console: Console, jobs: int) -> None:
+    """Train, compact, lower and evaluate every cell.
+
+    Args:
+        jobs: how many cells are worked on at once, each by a process with its share of the cores.
+    """
+    each(study, folder, console, jobs, make_cell, "study")
+
+
+def each(study: Study, folder: Path, console: Console, jobs: int, work: Work, title: str) -> None:
+    """Do `work` for every cell; it must leave alone what it finds done.
+
+    Raises:
+        ScaDeployError: the first failure of a cell, after the others that had begun are finished.
+    """
+    cells = study.cells
+    if jobs == 1:
+        for number, cell in enumerate(cells, 1):
+            console.say(f"{title}: {number}/{len(cells)}  {cell.title}")
+            work(cell, folder, console.quiet)
+        return
+    threads = max(1, (os.cpu_count() or 1) // jobs)
+    context = multiprocessing.get_context("spawn")
+    with (
+        console.progress(title, len(cells)) as advance,
+        ProcessPoolExecutor(jobs, context, _limit_threads, (threads,)) as pool,
+    ):
+        running = {pool.submit(_quietly, work, cell, folder): cell for cell in cells}
+        try:
+            for done in as_completed(running):
+                if problem := done.result():
+                    raise ScaDeployError(f"{running[done].title}: {problem[0]}", problem[1])
+                advance(1, running[done].title)
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+
+
+def make_cell(cell: Cell, folder: Path, quiet: bool) -> None:
+    """One cell through the steps of a run."""
+    arm = _arm(cell)
+    job = Job(cell.config, cell_folder(folder, cell).parent, Console(quiet))
+    start(job, [arm])
+    make_arm(job, arm)
+
+
+def rows(study: Study, folder: Path) -> list[Row]:
+    """One row a cell: what it is, and its figures."""
+    return [_row(cell, cell_folder(folder, cell)) for cell in study.cells]
+
+
+def _row(cell: Cell, folder: Path) -> Row:
+    config, document = cell.config, read_json(folder / "evaluation.json")
+    row: Row = {
+        "arm": cell.arm,
+        "seed": cell.seed,
+        "method": config.prune.method,
+        "regrow_by": config.prune.regrow_by,
+        "steps": config.network.steps,
+        "epochs": config.train.epochs,
+        "keep": config.prune.keep if config.prune.method != "dense" else 1.0,
+    }
+    for key, value in document["figures"].items():
+        if isinstance(value, dict):
+            row |= {f"{key}_{band}": number for band, number in value.items()}
+        else:
+            row[key] = value
+    return row
+
+
+def _arm(cell: Cell) -> str:
+    return "dense" if cell.config.prune.method == "dense" else "pruned"
+
+
+def _quietly(work: Work, cell: Cell, folder: Path) -> tuple[str, str] | None:
+    """In a worker: the failure as (problem, fix), since exceptions of two arguments do not travel well."""
+    try:
+        work(cell, folder, True)
+    except ScaDeployError as error:
+        return error.problem, error.fix
+    return None
+
+
+def _limit_threads(threads: int) -> None:
+    import torch
+
+    torch.set_num_threads(threads)
