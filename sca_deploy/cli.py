@@ -73,13 +73,17 @@ def run(options: Options, config: str, output: Path | None, lava_python: str | N
 @cli.command()
 @config_options
 @click.option("--arm", type=click.Choice(["pruned", "dense"]), default="pruned", help="With pruning, or without.")
+@click.option("--resume", is_flag=True, help="Fail if there is nothing to continue.")
 @common
-def train(options: Options, config: str, output: Path | None, arm: str, **flags: Any) -> None:
+def train(options: Options, config: str, output: Path | None, arm: str, resume: bool, **flags: Any) -> None:
     """Train one network, pruned by the config's method by default. Repeat the command to continue."""
     from sca_deploy import pipeline
     from sca_deploy.train import read_log
 
     job = _job(options, config, output, flags, None)
+    checkpoint = job.folder / arm / "train" / "checkpoint.pt"
+    if resume and not checkpoint.exists():
+        raise ScaDeployError(f"there is no {checkpoint} to continue", "leave --resume out to begin")
     pipeline.start(job, [arm], deploy=False)
     pipeline.train_arm(job, arm)
     last = read_log(job.folder / arm / "train")[-1]

@@ -48,17 +48,16 @@ def fetch(options: Options, name: str, folder: Path | None) -> None:
     from sca_deploy.data.places import cache_folder
 
     entry = _entry(name)
-    place = folder or cache_folder(name)
+    files = _entry(entry.made_from or name)
+    place = folder or cache_folder(files.name)
     problem = _problem(options.console(), entry, folder)
     fetched = False
     if problem is not None:
-        if name not in SOURCES:
-            raise problem
-        for archive in SOURCES[name]:
+        for archive in SOURCES.get(files.name, ()):
             with _bytes_shown(options.console(), archive.file) as progress:
-                fetched |= fetch_archive(archive, place, f"get it another way: {entry.get} to {place}", progress)
+                fetched |= fetch_archive(archive, place, f"get it another way: {files.get} to {place}", progress)
         if not fetched:
-            raise ScaDeployError(problem.problem, f"delete {entry.find(folder)} and repeat the command")
+            _raise(problem, entry.find(folder))
     where = _where(entry, folder)
     text = f"{name}: {where}" if fetched else f"{name}: {where}; nothing had to be fetched"
     hint = f"sca-deploy data check {name}" + (f" --folder {folder}" if folder else "")
@@ -100,6 +99,8 @@ def _checked(console: Console, entry: Entry, folder: Path | None, size: int) -> 
     """The set, read from its files even if a cache holds what was decoded from them."""
     from sca_deploy.data.image_files import load_listing
 
+    if entry.made_from:
+        return _checked(console, _entry(entry.made_from), folder, 0)
     if entry.timed:
         # One bin of one pixel: every event is read, and next to nothing is kept.
         return entry.load(folder, 1, 1)
@@ -117,6 +118,13 @@ def _problem(console: Console, entry: Entry, folder: Path | None) -> ScaDeployEr
     except ScaDeployError as error:
         return error
     return None
+
+
+def _raise(problem: ScaDeployError, place: Path | None) -> None:
+    """Tell a problem that fetching did not mend: everything is in place."""
+    if place is None or type(problem) is not ScaDeployError:
+        raise problem
+    raise ScaDeployError(problem.problem, f"delete {place} and repeat the command")
 
 
 @contextmanager

@@ -143,7 +143,8 @@ class _Writer:
             constant = np.zeros(size) if bias is None else _array(bias)
             return [_Term(name, np.arange(size), np.ones(size))], constant
         parts = [self._terms(source) for source in self._sources[name]]
-        terms, constant = [term for part, _ in parts for term in part], sum(constant for _, constant in parts)
+        terms = [term for part, _ in parts for term in part]
+        constant = cast(Array, np.sum([constant for _, constant in parts], axis=0))
         if isinstance(layer, BatchNormSpec):
             norm = cast(MaskedBatchNorm, self._network.layers[name])
             mean, variance = cast(torch.Tensor, norm.running_mean), cast(torch.Tensor, norm.running_var)

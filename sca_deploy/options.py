@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +25,8 @@ class Options:
     as_json: bool
     quiet: bool
     verbose: bool
+    silent: bool = False
+    """Whether another process of the same `torchrun` speaks for this one."""
 
     def console(self) -> Console:
         """Where progress goes."""
@@ -35,6 +38,8 @@ class Options:
         """The result on stdout: the document with --json, else the text and the next command."""
         from sca_deploy.console import write_result
 
+        if self.silent:
+            return
         if self.as_json:
             write_result(json.dumps(document, indent=2, allow_nan=False))
             return
@@ -53,7 +58,8 @@ def common(function: Callable[..., None]) -> Callable[..., None]:
     @functools.wraps(function)
     def command(*, as_json: bool, quiet: bool, verbose: bool, debug: bool, **rest: Any) -> None:
         # `main` reads --debug itself, so that it also holds for errors outside the command.
-        function(Options(as_json, quiet, verbose), **rest)
+        silent = os.environ.get("RANK", "0") != "0"
+        function(Options(as_json, quiet or silent, verbose, silent), **rest)
 
     return command
 

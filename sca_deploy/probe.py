@@ -13,8 +13,8 @@ from sca_deploy.nn.network import SpikingNetwork
 SAMPLES = 16
 
 
-def probe(network: SpikingNetwork, frames: npt.NDArray[np.uint8]) -> Probe:
-    """What the network makes of its frames (N, *input_shape), every one shown at all time steps.
+def probe(network: SpikingNetwork, x: npt.NDArray[np.uint8]) -> Probe:
+    """What the network makes of samples over time, (N, T, *input_shape).
 
     It runs in float64, so that a formats' rounding is not mixed with ours. The OR neurons that stand for a
     max-pooling in the graph are included under their graph names.
@@ -29,8 +29,7 @@ def probe(network: SpikingNetwork, frames: npt.NDArray[np.uint8]) -> Probe:
                 lambda _m, _i, out, key=f"{name}_or": pooled.__setitem__(key, out.unflatten(0, (steps, -1)))
             )
     with torch.no_grad(), twin.recording() as recorded:
-        logits = twin(torch.from_numpy(frames))
+        logits = twin(torch.tensor(x))
     spikes = {name: value.numpy() > 0 for name, value in recorded.items()}
     spikes |= {name: value.transpose(0, 1).numpy() > 0 for name, value in pooled.items()}
-    repeated = np.repeat(frames[:, None], steps, axis=1)
-    return Probe(x=repeated, spikes=spikes, logits=logits.numpy())
+    return Probe(x=np.array(x), spikes=spikes, logits=logits.numpy())

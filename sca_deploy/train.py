@@ -88,6 +88,8 @@ def train(
     device = device_of(config.train.device)
     with distributed.group(device):
         training = _Training(config, dataset, folder, device)
+        if distributed.rank():
+            on_epoch = on_batch = None
         if on_batch is not None:
             on_batch(training.step)
         while training.epoch < config.train.epochs:
@@ -148,6 +150,8 @@ class _Training:
         self._sums = torch.zeros(3, dtype=torch.float64)  # loss, correct, samples
         self._seconds = 0.0
         self.log: list[dict[str, Any]] = []
+        for left in folder.glob(".checkpoint.pt.*.part") if distributed.rank() == 0 else ():
+            left.unlink(missing_ok=True)  # a kill came while it was written
         self._resume()
         self._model = DistributedDataParallel(self.network, broadcast_buffers=False) if distributed.active() else None
 
@@ -267,13 +271,15 @@ class _Training:
         _, document = load_network(path)
         if document.get("identity") != _identity(self.config):
             raise UsageError(f"{path} was trained with another config", "choose another --output, or delete the folder")
-        self.network.load_state_dict(document["state"])
-        self._optimizer.load_state_dict(document["optimizer"])
-        self._method.load_state_dict(document["method"])
-        position = document["position"]
-        self.epoch, self._position, self._seconds = position["epoch"], position["batch"], position["seconds"]
-        self._sums = position["sums"]
-        self.log = document["log"]
+        try:
+            self.network.load_state_dict(document["state"])
+            self._optimizer.load_state_dict(document["optimizer"])
+            self._method.load_state_dict(document["method"])
+            position = document["position"]
+            self.epoch, self._position, self._seconds = position["epoch"], position["batch"], position["seconds"]
+            self._sums, self.log = position["sums"], document["log"]
+        except (KeyError, TypeError, ValueError, RuntimeError) as error:
+            raise ScaDeployError(f"{path} cannot be continued ({error})", "delete it and train again") from error
         if distributed.rank() == 0:
             _write_log(self.folder, self.log)  # a kill may have come between the checkpoint and its log
 

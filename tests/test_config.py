@@ -1,3 +1,5 @@
+import re
+
 import pytest
 
 from sca_deploy.config import Config, load_config, override, recipe_names
@@ -13,7 +15,8 @@ def write(folder, text):
 def test_recipes_are_found_by_name_and_hold_a_network():
     assert {"digits", "fashion"} <= set(recipe_names())
     for name in recipe_names():
-        assert load_config(name).network.layers
+        network = load_config(name).network
+        assert bool(network.layers) != bool(network.name)
 
 
 def test_a_file_overrides_defaults_and_flags_override_the_file(tmp_path):
@@ -41,7 +44,6 @@ def test_a_config_survives_its_plain_form():
         ("[prune]\nkeep = 1.5", "'prune.keep' is 1.5, outside", ""),
         ("[prune]\nkeep = nan", "'prune.keep' is nan, outside", ""),
         ("[network]\nsteps = 0", "'network.steps' is 0, outside 1", ""),
-        ("[prune]\nscore = 'potentail'", "unknown prune.score 'potentail'", "did you mean 'potential'"),
         ("[train]\noptimizer = 'adm'", "unknown train.optimizer 'adm'", "did you mean 'adam'"),
     ],
 )
@@ -61,3 +63,25 @@ def test_an_unknown_recipe_is_answered_with_the_nearest():
     with pytest.raises(UsageError) as caught:
         load_config("digit")
     assert "did you mean 'digits'" in caught.value.fix
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("[train]\nmilestones = [0.5, 1.5]", "milestones"),
+        ("[train]\nrate = 'cosin'", "unknown train.rate 'cosin'"),
+        ("[train]\nprecision = 'float16'", "unknown train.precision 'float16'"),
+        ("[data.augment]\ncrop = -1", "'data.augment.crop' is -1, outside 0"),
+        ("[prune]\nramp = 'linear'", "unknown prune.ramp 'linear'"),
+    ],
+)
+def test_a_training_that_cannot_be_meant_is_refused(tmp_path, text, problem):
+    path = tmp_path / "run.toml"
+    path.write_text(text)
+    with pytest.raises(UsageError, match=re.escape(problem)):
+        load_config(path)
+
+
+def test_a_study_is_not_a_run():
+    with pytest.raises(UsageError, match="is a study"):
+        load_config("configs/studies/digits.toml")

@@ -1,10 +1,15 @@
 """Module -> NIR -> integers -> Lava, for what the digits recipe does not have: events, max-pooling, IF neurons."""
 
+import random
+from functools import partial
+
 import nir
+import nirtorch
 import norse.torch as norse
 import numpy as np
 import pytest
 import torch
+from norse.torch.utils.import_nir import _import_norse_module
 
 from sca_deploy.exporters.netx import write_net
 from sca_deploy.exporters.nir import check_portable
@@ -14,6 +19,10 @@ from sca_deploy.hardware.lower import lower
 from sca_deploy.hardware.simulate import simulate
 from sca_deploy.nn.network import SpikingNetwork
 from sca_deploy.nn.spec import NetworkSpec, parse_layers
+from sca_deploy.nn.zoo import layers_of
+from sca_deploy.probe import probe
+from sca_deploy.pruning.compact import compact
+from tests.networks import random_layers
 
 STEPS = 8
 
@@ -107,3 +116,155 @@ def test_masks_are_part_of_the_graph():
     net.norms()["batch_norm1"].mask[1] = 0
     program = lower(to_nir(net), dt=DT, steps=STEPS, input_bits=0)
     assert not simulate(program, x, record=["spikes"]).records["lif1"]["spikes"][:, :, 1].any()
+
+
+def executed(graph, x):
+    """Spikes of every neuron node, (N, T, ...), and summed logits: norse's nodes, edges added by nirtorch."""
+    graph = nir.NIRGraph(graph.nodes, graph.edges, graph.metadata, type_check=True)
+    kinds = {type(node) for node in graph.nodes.values()} - {nir.Input, nir.Output}
+    model = nirtorch.nir_to_torch(graph, dict.fromkeys(kinds, partial(_import_norse_module, dt=DT))).double()
+    recorded = {name: [] for name, node in graph.nodes.items() if isinstance(node, nir.LIF | nir.IF)}
+    for name, spikes in recorded.items():
+        model.get_submodule(name).register_forward_hook(lambda m, i, out, spikes=spikes: spikes.append(out[0]))
+    state, logits = None, 0.0
+    with torch.no_grad():
+        for t in range(x.shape[1]):
+            out, state = model(x[:, t], state)
+            logits = logits + out
+    return {name: torch.stack(spikes, 1) for name, spikes in recorded.items()}, logits
+
+
+def branching(layers, shape, mask=False):
+    """A trained-looking network whose potentials do not lie on the threshold, as sums of spikes would on 1."""
+    spec = NetworkSpec(shape, parse_layers(layers, {"beta": 0.7, "threshold": 1.1}), steps=3, input_scale=0.5)
+    net = SpikingNetwork(spec)
+    for norm in net.norms().values():
+        torch.nn.init.uniform_(norm.bias, 0.0, 1.5)
+        if mask:
+            norm.mask[::2] = 0
+    for _ in range(3):
+        net(torch.randint(0, 4, (8, 3, *shape)))
+    return net.double().eval()
+
+
+def assert_graph_has_the_networks_spikes(net, shape):
+    x = torch.randint(0, 4, (6, 3, *shape)).double()
+    with torch.no_grad(), net.recording() as expected:
+        logits = net(x)
+    spikes, read_out = executed(to_nir(net), x)
+    for name, value in expected.items():
+        assert torch.equal(spikes[name], value)
+    torch.testing.assert_close(read_out, logits, rtol=1e-4, atol=1e-4)
+    return expected
+
+
+@pytest.mark.parametrize("seed", range(25))
+def test_a_graph_with_branches_gives_the_networks_spikes(seed):
+    torch.manual_seed(seed)
+    net = branching(random_layers(random.Random(seed)), (2, 3, 3))
+    assert_graph_has_the_networks_spikes(net, (2, 3, 3))
+
+
+PRE_ACTIVATION = [
+    {"type": "conv", "name": "stem", "channels": 6, "kernel": 3, "padding": 1, "bias": True},
+    {"type": "batch_norm"},
+    {"type": "lif", "name": "first"},
+    {"type": "max_pool", "kernel": 2},
+    {"type": "conv", "channels": 6, "kernel": 3, "padding": 1},
+    {"type": "batch_norm"},
+    {"type": "lif"},
+    {"type": "conv", "name": "inner", "channels": 6, "kernel": 3, "padding": 1},
+    {"type": "conv", "name": "shortcut", "channels": 6, "kernel": 2, "stride": 2, "from": "first"},
+    {"type": "sum", "of": ["inner", "shortcut"]},
+    {"type": "batch_norm"},
+    {"type": "lif"},
+    {"type": "conv", "name": "outer", "channels": 6, "kernel": 3, "padding": 1},
+    {"type": "sum", "of": ["sum1", "outer"]},
+    {"type": "batch_norm"},
+    {"type": "lif"},
+    {"type": "avg_pool", "kernel": 2},
+    {"type": "flatten"},
+    {"type": "linear", "name": "hidden", "features": 8},
+    {"type": "batch_norm"},
+    {"type": "lif", "name": "narrow"},
+    {"type": "linear", "features": 8},
+    {"type": "sum", "of": ["linear2", "narrow"]},
+    {"type": "lif"},
+    {"type": "linear", "features": 3},
+]
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_a_compacted_stream_gives_the_networks_spikes(masked):
+    torch.manual_seed(3)
+    net = branching(PRE_ACTIVATION, (2, 8, 8), masked)
+    net.norms()["batch_norm3"].mask[1] = 1
+    small = compact(net)
+    assert any(layer.type == "select" for layer in small.spec.layers) == masked
+    spikes = assert_graph_has_the_networks_spikes(small, (2, 8, 8))
+    assert all(0.01 < value.mean() < 0.99 for value in spikes.values())
+
+
+def test_a_convolution_that_several_populations_read_is_written_once_for_each():
+    net = branching(PRE_ACTIVATION, (2, 8, 8))
+    graph = to_nir(net)
+    assert {name for name in graph.nodes if name.startswith(("inner", "outer", "shortcut"))} == {
+        "inner_to_lif3",
+        "inner_to_lif4",
+        "shortcut_to_lif3",
+        "shortcut_to_lif4",
+        "outer",
+    }
+
+
+def test_a_select_in_any_order_is_folded_into_the_weights_behind_flatten():
+    layers = [
+        {"type": "conv", "channels": 4, "kernel": 3, "padding": 1},
+        {"type": "batch_norm"},
+        {"type": "lif"},
+        {"type": "select", "channels": [3, 0, 1]},
+        {"type": "avg_pool", "kernel": 2},
+        {"type": "flatten"},
+        {"type": "linear", "features": 3},
+    ]
+    torch.manual_seed(0)
+    net = branching(layers, (2, 8, 8))
+    assert to_nir(net).nodes["linear1"].weight.shape == (3, 4 * 4 * 4)
+    assert_graph_has_the_networks_spikes(net, (2, 8, 8))
+
+
+def test_the_probe_holds_the_spikes_of_every_neuron_node():
+    layers = [
+        {"type": "conv", "channels": 4, "kernel": 3, "padding": 1},
+        {"type": "batch_norm"},
+        {"type": "lif"},
+        {"type": "select", "channels": [3, 1]},
+        {"type": "max_pool", "kernel": 2},
+        {"type": "conv", "channels": 2, "kernel": 1},
+        {"type": "sum", "of": ["conv2", "max_pool1"]},
+        {"type": "lif"},
+        {"type": "flatten"},
+        {"type": "linear", "features": 3},
+    ]
+    torch.manual_seed(0)
+    net = branching(layers, (2, 8, 8))
+    frames = np.random.default_rng(2).integers(0, 4, (5, 2, 8, 8), np.uint8)
+    probed, graph = probe(net, np.repeat(frames[:, None], net.spec.steps, axis=1)), to_nir(net)
+    spikes, logits = executed(graph, torch.from_numpy(probed.x).double())
+    assert probed.spikes.keys() == spikes.keys() == {"lif1", "max_pool1_or", "lif2"}
+    for name, value in probed.spikes.items():
+        assert value.any()
+        assert np.array_equal(value, spikes[name].numpy() > 0)
+    np.testing.assert_allclose(probed.logits, logits.numpy(), atol=1e-4)
+
+
+def test_resnet8_is_one_population_a_layer_with_identity_shortcuts():
+    net = branching(layers_of("resnet8", 10, (1, 8, 8)), (1, 8, 8))
+    graph = to_nir(net)
+    into = {name: sorted(a for a, b in graph.edges if b == name) for name in net.neurons()}
+    assert into["block1_lif2"] == ["block1_conv2", "stem_lif_to_block1_lif2"]
+    assert into["block2_lif2"] == ["block2_conv2", "block2_shortcut"]
+    identity = graph.nodes["stem_lif_to_block1_lif2"].weight[:, :, 0, 0]
+    np.testing.assert_allclose(identity, np.eye(16) / 0.3, rtol=1e-6)
+    torch.manual_seed(0)
+    assert_graph_has_the_networks_spikes(net, (1, 8, 8))

@@ -9,7 +9,8 @@ from pathlib import Path
 from sca_deploy.data.cifar import CIFAR10, CIFAR100, CifarSet, load_cifar
 from sca_deploy.data.dataset import Dataset
 from sca_deploy.data.digits import load_digits
-from sca_deploy.data.events import PUBLISHED, SIMULATED, EventSet, load_events
+from sca_deploy.data.event_sets import PUBLISHED, EventSet
+from sca_deploy.data.events import SIMULATED, load_events
 from sca_deploy.data.idx import FASHION_MNIST, MNIST, IdxSet, load_idx
 from sca_deploy.data.image_files import Listing, load_listing
 from sca_deploy.data.image_folder import NAME as IMAGE_FOLDER
@@ -40,6 +41,7 @@ class Entry:
         get: how to get it without `data fetch`, up to the folder that holds the files then.
         origin: where it comes from if it is not got.
         timed: whether samples are recordings, which need the network's time steps to be loaded.
+        made_from: the set whose files it is made from, if it has none of its own.
         listing: for a set of many image files, which are decoded once and then kept: lists them.
     """
 
@@ -54,6 +56,7 @@ class Entry:
     get: str = ""
     origin: str = ""
     timed: bool = False
+    made_from: str = ""
     listing: Callable[[Path | None], Listing] | None = None
 
 
@@ -135,9 +138,18 @@ def _events(published: EventSet, train: int = 0, test: int = 0) -> Entry:
 
 def _simulated() -> Entry:
     real = PUBLISHED["n-mnist"]
-    checked = "the files of MNIST, from which it is made, have their published MD5s"
+    checked = "every file of MNIST, from which it is made, has its published MD5"
     return Entry(
-        SIMULATED, _recorded(SIMULATED), checked, real.frame(), 10, 60_000, 10_000, find=MNIST.find, timed=True
+        SIMULATED,
+        _recorded(SIMULATED),
+        checked,
+        frame=real.frame(),
+        classes=10,
+        train=60_000,
+        test=10_000,
+        find=MNIST.find,
+        timed=True,
+        made_from=MNIST.name,
     )
 
 

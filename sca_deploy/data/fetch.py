@@ -7,6 +7,7 @@ are put in place when all are whole. What is already in the place is left alone.
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import http.client
 import shutil
@@ -15,9 +16,11 @@ import tempfile
 import urllib.error
 import urllib.request
 import zipfile
+import zlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import IO
 
@@ -166,15 +169,15 @@ def fetch(archive: Archive, place: Path, otherwise: str = "", progress: Progress
     """
     if all((place / product).exists() for product in archive.products):
         return False
-    partial = place / f"{archive.file}.part"
+    unfinished = place / f"{archive.file}.part"
     try:
-        _download(archive, partial, otherwise, progress)
-        _check_md5(archive, partial)
+        _download(archive, unfinished, otherwise, progress)
+        _check_md5(archive, unfinished)
         if archive.holds:
-            _unpack(archive, partial, place)
-            partial.unlink()
+            _unpack(archive, unfinished, place)
+            unfinished.unlink()
         else:
-            partial.replace(place / archive.file)
+            unfinished.replace(place / archive.file)
     except OSError as error:
         raise ScaDeployError(
             f"cannot write {place}: {error.strerror or error}", "free some space, or name another --folder"
@@ -182,9 +185,9 @@ def fetch(archive: Archive, place: Path, otherwise: str = "", progress: Progress
     return True
 
 
-def _download(archive: Archive, partial: Path, otherwise: str, progress: Progress | None) -> None:
-    """Fetch into `partial` what it lacks."""
-    there = partial.stat().st_size if partial.exists() else 0
+def _download(archive: Archive, unfinished: Path, otherwise: str, progress: Progress | None) -> None:
+    """Fetch into `unfinished` what it lacks."""
+    there = unfinished.stat().st_size if unfinished.exists() else 0
     with _response(archive.url, there, otherwise) as response:
         if response is None:
             return
@@ -192,8 +195,8 @@ def _download(archive: Archive, partial: Path, otherwise: str, progress: Progres
         there = there if continued else 0
         length = int(response.headers.get("Content-Length") or 0)
         total = there + length if length else 0
-        partial.parent.mkdir(parents=True, exist_ok=True)
-        with partial.open("ab" if continued else "wb") as file:
+        unfinished.parent.mkdir(parents=True, exist_ok=True)
+        with unfinished.open("ab" if continued else "wb") as file:
             for block in _blocks(response, archive.url):
                 file.write(block)
                 there += len(block)
@@ -256,12 +259,12 @@ def _unpack(archive: Archive, path: Path, place: Path) -> None:
     temporary = Path(tempfile.mkdtemp(dir=place, prefix=f".{archive.file}."))
     try:
         with _members(path, archive.file) as members:
-            for name, stream in members:
+            for name, opened in members:
                 parts = _safe_parts(archive, name)
                 if parts[0] in archive.holds:
                     target = temporary.joinpath(*parts)
                     target.parent.mkdir(parents=True, exist_ok=True)
-                    with target.open("wb") as file:
+                    with opened() as stream, target.open("wb") as file:
                         shutil.copyfileobj(stream, file, BLOCK)
         for product in archive.holds:
             if not (temporary / product).exists():
@@ -270,22 +273,28 @@ def _unpack(archive: Archive, path: Path, place: Path) -> None:
                 raise ScaDeployError(f"{place / product} is there, but not all that {archive.file} holds", "delete it")
         for product in archive.holds:
             (temporary / product).replace(place / product)
-    except (tarfile.TarError, zipfile.BadZipFile, EOFError, ValueError) as error:
+    except (tarfile.TarError, zipfile.BadZipFile, gzip.BadGzipFile, zlib.error, EOFError, ValueError) as error:
         raise ScaDeployError(f"{archive.file} is not a sound archive: {error}") from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
 @contextmanager
-def _members(path: Path, name: str) -> Iterator[Iterator[tuple[str, IO[bytes]]]]:
-    """The plain files of a .zip or .tar archive: their names and contents. Links and devices are left out."""
+def _members(path: Path, name: str) -> Iterator[Iterator[tuple[str, Callable[[], IO[bytes]]]]]:
+    """The plain files of a .zip or .tar archive: their names and what opens them. Links and devices are left out."""
     if name.endswith(".zip"):
         with zipfile.ZipFile(path) as zipped:
-            yield ((info.filename, zipped.open(info)) for info in zipped.infolist() if not info.is_dir())
+            yield ((info.filename, partial(zipped.open, info)) for info in zipped.infolist() if not info.is_dir())
     else:
         with tarfile.open(path) as tarred:
-            files = (member for member in tarred if member.isfile())
-            yield ((member.name, stream) for member in files if (stream := tarred.extractfile(member)))
+            yield ((member.name, partial(_tarred, tarred, member)) for member in tarred if member.isfile())
+
+
+def _tarred(archive: tarfile.TarFile, member: tarfile.TarInfo) -> IO[bytes]:
+    stream = archive.extractfile(member)
+    if stream is None:
+        raise tarfile.TarError(f"{member.name} has no content")
+    return stream
 
 
 def _safe_parts(archive: Archive, name: str) -> tuple[str, ...]:

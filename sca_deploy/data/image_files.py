@@ -173,7 +173,7 @@ def _height_width(pixels: Pixels) -> str:
 def _kept(path: Path, key: str) -> tuple[Pixels, Pixels] | None:
     """The images that were kept, if they are of this key and whole."""
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
             return (file["train"], file["test"]) if str(file["key"]) == key else None
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
         return None

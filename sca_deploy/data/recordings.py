@@ -115,7 +115,8 @@ def read_aedat3(path: Path) -> Events:
         at += 28 + size * number
     data, t = np.concatenate(pairs)[:, 0], np.concatenate(times)
     events = _events(t, data >> 17 & 0x7FFF, data >> 2 & 0x7FFF, data >> 1 & 1)
-    return events[data & 1 == 1]
+    valid: Events = events[data & 1 == 1]
+    return valid
 
 
 def read_gesture_array(path: Path) -> Events:

@@ -87,12 +87,12 @@ class MaskedBatchNorm(nn.modules.batchnorm._BatchNorm):
         axes = [axis for axis in range(x.dim()) if axis != 1]
         shape = (1, -1, *(1,) * (x.dim() - 2))
         count = x.new_tensor([x.numel() / x.shape[1]])
-        totals = _SumOverProcesses.apply(torch.cat([x.sum(axes), count]))
+        totals: torch.Tensor = _SumOverProcesses.apply(torch.cat([x.sum(axes), count]))
         count = totals[-1].detach()
         mean = totals[:-1] / count
         centred = x - mean.view(shape)
         # Summed squares of what is centred already: E[x^2] - E[x]^2 would cancel in float32.
-        variance = _SumOverProcesses.apply(centred.square().sum(axes)) / count
+        variance: torch.Tensor = _SumOverProcesses.apply(centred.square().sum(axes)) / count
         with torch.no_grad():
             unbiased = variance * (count / (count - 1))
             cast(torch.Tensor, self.running_mean).lerp_(mean, cast(float, self.momentum))

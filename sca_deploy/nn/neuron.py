@@ -18,35 +18,38 @@ from sca_deploy.nn.surrogate import Surrogate
 
 Observer = Callable[[torch.Tensor, torch.Tensor], None]
 
-BLOCK = 1 << 16
-"""Values of a tensor that a processor core works on at a time, so that they stay in its cache between operations."""
+BLOCK = 1 << 15
+"""Neurons that a processor core works on at a time, so few that a step of them stays in its cache between operations."""
 
 
 class _MultiStepLIF(torch.autograd.Function):
     """All time steps at once, so that only the potentials before the reset need to be kept."""
 
     @staticmethod
-    def forward(ctx: Any, a: torch.Tensor, beta: float, theta: float, surrogate: Surrogate) -> Any:
-        potentials = _empty_like(a, _state_type(a))
-        spikes = _integrate(a, beta, theta, potentials)
+    def forward(ctx: Any, a: torch.Tensor, steps: int, beta: float, theta: float, surrogate: Surrogate) -> Any:
+        repeated = a.expand(steps, *a.shape[1:])
+        potentials = _empty_like(repeated, _state_type(a))
+        spikes = _integrate(repeated, beta, theta, potentials)
         ctx.save_for_backward(potentials)
-        ctx.beta, ctx.theta, ctx.surrogate, ctx.type = beta, theta, surrogate, a.dtype
+        ctx.frames, ctx.type = len(a), a.dtype
+        ctx.beta, ctx.theta, ctx.surrogate = beta, theta, surrogate
         ctx.set_materialize_grads(False)
         return spikes, potentials
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, *grads: torch.Tensor | None) -> tuple[torch.Tensor, None, None, None]:
+    def backward(ctx: Any, *grads: torch.Tensor | None) -> tuple[torch.Tensor | None, ...]:
         (potentials,) = ctx.saved_tensors
         from_spikes, from_potentials = grads
-        total = _empty_like(potentials, ctx.type)
-        parts = [total, torch.zeros_like(potentials) if from_spikes is None else from_spikes]
+        total = _empty_like(potentials[: ctx.frames], ctx.type)
+        parts = [torch.zeros_like(potentials) if from_spikes is None else from_spikes]
         if from_potentials is not None:
             parts.append(from_potentials)
-        for v, out, from_s, *from_v in _blocks(potentials, *(_arranged_like(potentials, part) for part in parts)):
+        parts = [_arranged_like(potentials, part) for part in parts]
+        for v, out, from_s, *from_v in _blocks(potentials, total, *parts):
             slope = v - ctx.theta
             ctx.surrogate.derivative(slope, out=slope)
-            grad = torch.mul(slope, from_s, out=out if out.dtype == v.dtype else torch.empty_like(v))
+            grad = torch.mul(slope, from_s, out=out if _alike(out, v) else torch.empty_like(v))
             for more in from_v:
                 grad += more
             kept = torch.le(v, ctx.theta, out=slope)
@@ -54,8 +57,8 @@ class _MultiStepLIF(torch.autograd.Function):
                 # dL/dv[t] also comes from v[t+1] = beta v[t] (1 - s[t]) + a[t+1].
                 grad[t].addcmul_(grad[t + 1], kept[t], value=ctx.beta)
             if grad is not out:
-                out.copy_(grad)
-        return total, None, None, None
+                out.copy_(grad if len(out) == len(grad) else grad.sum(0, keepdim=True))
+        return total, None, None, None, None
 
 
 def _integrate(a: torch.Tensor, beta: float, theta: float, potentials: torch.Tensor) -> torch.Tensor:
@@ -93,17 +96,19 @@ def _empty_like(x: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     return torch.empty_strided(x.shape, strides, dtype=dtype, device=x.device)
 
 
+def _alike(x: torch.Tensor, y: torch.Tensor) -> bool:
+    return x.shape == y.shape and x.dtype == y.dtype
+
+
 def _arranged_like(like: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
     return x if x.stride()[1:] == like.stride()[1:] else _empty_like(like, x.dtype).copy_(x)
 
 
 def _blocks(*tensors: torch.Tensor) -> Iterator[tuple[torch.Tensor, ...]]:
     """The same neurons of tensors arranged alike, as views (T, n), block after block; on other devices all at once."""
-    steps, neurons = len(tensors[0]), tensors[0][0].numel()
-    block = max(neurons, 1)
-    if tensors[0].device.type == "cpu":
-        block = BLOCK * torch.get_num_threads()
-    flat = (x.as_strided((steps, neurons), (x.stride(0), 1)) for x in tensors)
+    neurons = tensors[0][0].numel()
+    block = BLOCK * torch.get_num_threads() if tensors[0].device.type == "cpu" else max(neurons, 1)
+    flat = (x.as_strided((len(x), neurons), (x.stride(0), 1)) for x in tensors)
     return zip(*(x.split(block, 1) for x in flat), strict=True)
 
 
@@ -126,16 +131,22 @@ class LIF(nn.Module):
         self.surrogate = surrogate
         self.observers: list[Observer] = []
 
-    def forward(self, a: torch.Tensor) -> torch.Tensor:
-        """Spikes (T, N, ...), 0 or 1, from the summed input a (T, N, ...), starting at rest.
+    def forward(self, a: torch.Tensor, steps: int | None = None) -> torch.Tensor:
+        """Spikes (T, N, ...), 0 or 1, from the summed input a, starting at rest.
+
+        Args:
+            a: (T, N, ...), or (1, N, ...) for an input that stays the same over all `steps`.
+            steps: T; needed only to have one frame repeated.
 
         Spikes have the type and the memory layout of `a`; potentials are float32 at least.
         """
-        a = _dense(a)
+        a, steps = _dense(a), len(a) if steps is None else steps
         if not self.observers and not (torch.is_grad_enabled() and a.requires_grad):
             # Nobody will ask for the potentials: every step may overwrite those of the step before.
-            return _integrate(a, self.beta, self.threshold, _empty_like(a[:1], _state_type(a)).expand_as(a))
-        spikes, potentials = _MultiStepLIF.apply(a, self.beta, self.threshold, self.surrogate)
+            repeated = a.expand(steps, *a.shape[1:])
+            scratch = _empty_like(a[:1], _state_type(a)).expand_as(repeated)
+            return _integrate(repeated, self.beta, self.threshold, scratch)
+        spikes, potentials = _MultiStepLIF.apply(a, steps, self.beta, self.threshold, self.surrogate)
         for observer in self.observers:
             observer(potentials, spikes)
         result: torch.Tensor = spikes

@@ -362,7 +362,7 @@ def _build(spec: type[LayerSpec], name: str, given: Mapping[str, Any]) -> LayerS
         if key not in known:
             raise unknown_name(f"key of layer '{name}'", key, known)
         _check_value(name, key, value, known[key])
-    values = {key: tuple(v) if isinstance(v, list) else v for key, v in given.items()}
+    values: dict[str, Any] = {key: tuple(v) if isinstance(v, list) else v for key, v in given.items()}
     if "from" in values:
         values["source"] = values.pop("from")
     try:

@@ -12,6 +12,7 @@ itself. Each batch-norm that reads it masks its own view of it; compaction then 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import cast
 
 from torch import nn
 
@@ -96,7 +97,7 @@ def _weights(network: SpikingNetwork, name: str) -> list[nn.Parameter]:
     for source in network.spec.sources[names.index(name)]:
         module = network.layers[source] if source != INPUT else None
         if isinstance(module, nn.Conv2d | nn.Linear):
-            found.append(module.weight)
+            found.append(cast(nn.Parameter, module.weight))
         elif isinstance(module, Sum):
             found += _weights(network, source)
     return found

@@ -94,7 +94,7 @@ def methods() -> dict[str, type[Method]]:
 
     for module in pkgutil.iter_modules(package.__path__):
         importlib.import_module(f"{package.__name__}.{module.name}")
-    return {kind.name: kind for kind in _subclasses(Method) if hasattr(kind, "name")}
+    return {kind.name: kind for kind in _subclasses(Method) if "name" in vars(kind)}
 
 
 def method(name: str) -> type[Method]:

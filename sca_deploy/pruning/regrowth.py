@@ -23,7 +23,7 @@ from sca_deploy.errors import unknown_name
 from sca_deploy.nn.network import SpikingNetwork
 from sca_deploy.pruning.groups import ChannelGroup
 from sca_deploy.pruning.method import Calibration
-from sca_deploy.pruning.scores import Meter
+from sca_deploy.pruning.scores import Meter, need_weights
 
 SIGNALS = ("gamma_gradient", "weight_gradient", "criticality", "random", "none")
 
@@ -36,7 +36,7 @@ class Regrowth:
         batches: how many calibration batches to look at where the signal needs them; None for all.
 
     Raises:
-        UsageError: if there is no signal of that name.
+        UsageError: if there is no signal of that name, or it is of weights and a group has none.
     """
 
     def __init__(
@@ -44,6 +44,8 @@ class Regrowth:
     ) -> None:
         if name not in SIGNALS:
             raise unknown_name("prune.regrow_by", name, SIGNALS)
+        if name == "weight_gradient":
+            need_weights(name, groups)
         self.name, self._network, self._groups, self._batches = name, network, list(groups), batches
         self._seed = seed
         self.reset()
@@ -57,10 +59,10 @@ class Regrowth:
         if self.name != "gamma_gradient":
             return
         found = [[n.gamma_gradient for n in group.norms if n.gamma_gradient is not None] for group in self._groups]
-        means = averaged([torch.stack(gradients).mean(0) for gradients in found if gradients])
+        means = averaged([torch.stack(gradients) for gradients in found if gradients])
         totals = [total for total, gradients in zip(self._gradients, found, strict=True) if gradients]
         for total, gradient in zip(totals, means, strict=True):
-            total += gradient.abs()
+            total += gradient.abs().mean(0)
 
     def values(self, calibration: Calibration, update: int) -> list[torch.Tensor]:
         """The signal of every group's channels, (C,) each, on the CPU."""

@@ -12,6 +12,8 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from fractions import Fraction
+from functools import cached_property
 
 from sca_deploy.config import PruneConfig
 
@@ -37,17 +39,17 @@ class Schedule:
     occasions: int
     interval: int = 1
 
-    @property
+    @cached_property
     def first(self) -> int:
         """The first occasion (from 0) after which masks are updated."""
-        return min(math.floor(self.config.start * self.occasions), self.last)
+        return min(math.floor(_as_written(self.config.start) * self.occasions), self.last)
 
-    @property
+    @cached_property
     def last(self) -> int:
         """The last occasion after which masks are updated, or the end of the interval it lies in."""
-        return max(0, min(math.ceil(self.config.end * self.occasions) - 1, self.occasions - 2))
+        return max(0, min(math.ceil(_as_written(self.config.end) * self.occasions) - 1, self.occasions - 2))
 
-    @property
+    @cached_property
     def updates(self) -> int:
         """How many updates there are."""
         return (self.last - self.first) // self.interval + 1
@@ -69,3 +71,8 @@ class Schedule:
         if not self.config.fade:
             return self.config.regrow
         return self.config.regrow * (self.updates - update) / max(1, self.updates - 1)
+
+
+def _as_written(fraction: float) -> Fraction:
+    """The decimal that a config shows: 0.55 of 100 occasions is 55, where floats give a little more."""
+    return Fraction(str(fraction))

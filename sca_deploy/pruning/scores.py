@@ -28,7 +28,7 @@ from typing import Any
 import torch
 
 from sca_deploy.distributed import averaged, size, summed
-from sca_deploy.errors import unknown_name
+from sca_deploy.errors import UsageError, unknown_name
 from sca_deploy.nn.neuron import LIF
 from sca_deploy.pruning.groups import ChannelGroup
 
@@ -37,8 +37,9 @@ Static = Callable[[ChannelGroup], torch.Tensor]
 
 
 def per_channel(values: torch.Tensor) -> torch.Tensor:
-    """Mean over every axis but the channel's, which is the third: (T, N, C, ...) to (C,)."""
-    return values.mean([axis for axis in range(values.dim()) if axis != 2])
+    """Mean over every axis but the channel's, which is the third: (T, N, C, ...) to (C,), in float32 at least."""
+    axes = [axis for axis in range(values.dim()) if axis != 2]
+    return values.mean(axes, dtype=torch.promote_types(values.dtype, torch.float32))
 
 
 def mean_magnitude(v: torch.Tensor) -> torch.Tensor:
@@ -99,6 +100,17 @@ STATIC: dict[str, Static] = {"gamma": _gamma, "weight_l1": _weight_l1}
 SCORES = (*OBSERVED, *STATIC, "taylor", "random")
 
 
+def need_weights(name: str, groups: Sequence[ChannelGroup]) -> None:
+    """Refuse a score or signal of weights where a batch-norm normalises spikes and no weights' outputs.
+
+    Raises:
+        UsageError: naming the first such batch-norm.
+    """
+    for group in groups:
+        if not group.weights:
+            raise UsageError(f"'{name}' needs weights, batch-norm '{group.name}' normalises none", "choose another")
+
+
 class Meter:
     """A score of every channel, averaged over the samples seen since the last reset (taylor: over batches).
 
@@ -108,12 +120,14 @@ class Meter:
         seed: what the random score is drawn from.
 
     Raises:
-        UsageError: if there is no score of that name.
+        UsageError: if there is no score of that name, or it is of weights and a group has none.
     """
 
     def __init__(self, name: str, groups: Sequence[ChannelGroup], seed: int = 0) -> None:
         if name not in SCORES:
             raise unknown_name("score", name, SCORES)
+        if name == "weight_l1":
+            need_weights(name, groups)
         self.name, self._groups = name, list(groups)
         self._attached: list[tuple[LIF, Any]] = []
         generator = torch.Generator().manual_seed(seed)

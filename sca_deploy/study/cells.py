@@ -17,6 +17,7 @@ from sca_deploy.study.plan import Cell, Study
 
 Row = dict[str, Any]
 Work = Callable[[Cell, Path, bool], None]
+Failure = tuple[type[ScaDeployError], str, str]
 
 
 def cell_folder(folder: Path, cell: Cell) -> Path:
@@ -30,6 +31,8 @@ def run_cells(study: Study, folder: Path, console: Console, jobs: int) -> None:
     Args:
         jobs: how many cells are worked on at once, each by a process with its share of the cores.
     """
+    for cell in study.cells[: len(study.arms)]:  # what can be known to be wrong, before any training
+        start(Job(cell.config, cell_folder(folder, cell).parent, console), [_arm(cell)])
     each(study, folder, console, jobs, make_cell, "study")
 
 
@@ -43,7 +46,7 @@ def each(study: Study, folder: Path, console: Console, jobs: int, work: Work, ti
     if jobs == 1:
         for number, cell in enumerate(cells, 1):
             console.say(f"{title}: {number}/{len(cells)}  {cell.title}")
-            work(cell, folder, console.quiet)
+            _raise(cell, _attempt(work, cell, folder, console.quiet))
         return
     threads = max(1, (os.cpu_count() or 1) // jobs)
     context = multiprocessing.get_context("spawn")
@@ -51,11 +54,10 @@ def each(study: Study, folder: Path, console: Console, jobs: int, work: Work, ti
         console.progress(title, len(cells)) as advance,
         ProcessPoolExecutor(jobs, context, _limit_threads, (threads,)) as pool,
     ):
-        running = {pool.submit(_quietly, work, cell, folder): cell for cell in cells}
+        running = {pool.submit(_attempt, work, cell, folder, True): cell for cell in cells}
         try:
             for done in as_completed(running):
-                if problem := done.result():
-                    raise ScaDeployError(f"{running[done].title}: {problem[0]}", problem[1])
+                _raise(running[done], done.result())
                 advance(1, running[done].title)
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
@@ -97,13 +99,19 @@ def _arm(cell: Cell) -> str:
     return "dense" if cell.config.prune.method == "dense" else "pruned"
 
 
-def _quietly(work: Work, cell: Cell, folder: Path) -> tuple[str, str] | None:
-    """In a worker: the failure as (problem, fix), since exceptions of two arguments do not travel well."""
+def _attempt(work: Work, cell: Cell, folder: Path, quiet: bool) -> Failure | None:
+    """The failure, if there was one, in a form that travels between processes."""
     try:
-        work(cell, folder, True)
+        work(cell, folder, quiet)
     except ScaDeployError as error:
-        return error.problem, error.fix
+        return type(error), error.problem, error.fix
     return None
+
+
+def _raise(cell: Cell, failure: Failure | None) -> None:
+    if failure is not None:
+        kind, problem, fix = failure
+        raise kind(f"{cell.title}: {problem}", fix)
 
 
 def _limit_threads(threads: int) -> None:

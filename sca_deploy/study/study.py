@@ -58,8 +58,8 @@ def _plot(cells: list[Row], results: Path) -> None:
 
     costs = {
         "channels (measured)": by_arm("channels"),
-        "weights and biases not 0 (measured)": by_arm("parameters_nonzero"),
-        "synaptic operations a sample (simulated)": by_arm("synops_per_sample"),
+        "thousand weights and biases not 0 (measured)": by_arm("parameters_nonzero", 1e-3),
+        "thousand synaptic operations a sample (simulated)": by_arm("synops_per_sample", 1e-3),
     }
     plot_arms(results / "arms.png", by_arm("accuracy_float"), costs)
 

@@ -166,6 +166,7 @@ def test_per_step_logits_of_a_network_without_neurons_are_the_same_at_every_step
     network = SpikingNetwork(NetworkSpec((2, 8, 8), layers, steps=3))
     steps = network(frames, per_step=True)
     torch.testing.assert_close(steps, network.layers["linear1"](frames.float().flatten(1)).expand(3, -1, -1))
+    torch.testing.assert_close(network(frames), steps.sum(0))
 
 
 SHARES = (5, 3)

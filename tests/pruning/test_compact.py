@@ -1,10 +1,16 @@
+import random
+
 import pytest
 import torch
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
 
 from sca_deploy.errors import Mismatch, ScaDeployError
 from sca_deploy.nn.network import SpikingNetwork
 from sca_deploy.nn.spec import NetworkSpec, parse_layers
 from sca_deploy.pruning.compact import compact, prove
+from sca_deploy.pruning.groups import channel_groups
+from tests.networks import random_layers
 
 LAYERS = [
     {"type": "conv", "channels": 6, "kernel": 3, "padding": 1, "bias": True},
@@ -97,3 +103,138 @@ def test_a_layer_without_channels_is_refused(masked):
     masked.norms()["batch_norm2"].mask.zero_()
     with pytest.raises(ScaDeployError, match="'batch_norm2' has no channel left"):
         compact(masked)
+
+
+STREAM = [
+    {"type": "conv", "name": "stem", "channels": 6, "kernel": 3, "padding": 1},
+    {"type": "batch_norm", "name": "norm1"},
+    {"type": "lif"},
+    {"type": "conv", "name": "inner1", "channels": 5, "kernel": 3, "padding": 1},
+    {"type": "batch_norm", "name": "norm2"},
+    {"type": "lif"},
+    {"type": "conv", "name": "outer1", "channels": 6, "kernel": 3, "padding": 1},
+    {"type": "sum", "of": ["stem", "outer1"]},
+    {"type": "batch_norm", "name": "norm3"},
+    {"type": "lif"},
+    {"type": "flatten"},
+    {"type": "linear", "features": 3},
+]
+
+
+def test_a_stream_loses_the_channels_that_no_reader_is_left_with():
+    network = SpikingNetwork(NetworkSpec((2, 4, 4), parse_layers(STREAM, {}), steps=2))
+    network.norms()["norm1"].mask[:] = torch.tensor([1, 1, 0, 0, 0, 0])
+    network.norms()["norm2"].mask[:] = torch.tensor([0, 1, 1, 1, 0])
+    network.norms()["norm3"].mask[:] = torch.tensor([0, 1, 1, 0, 0, 1])
+    small = compact(network)
+    shapes = {name: tuple(m.weight.shape) for name, m in small.layers.items() if hasattr(m, "weight")}
+    assert shapes == {
+        "stem": (4, 2, 3, 3),  # 0, 1, 2 and 5; nothing reads 3 and 4
+        "norm1": (2,),
+        "inner1": (3, 2, 3, 3),
+        "norm2": (3,),
+        "outer1": (3, 3, 3, 3),  # 1, 2 and 5, which are read after the sum
+        "norm3": (3,),
+        "linear1": (3, 3 * 4 * 4),
+    }
+    tables = {table["name"]: table for table in small.spec.to_plain()["layers"]}
+    assert tables["stem_for_norm1"]["channels"] == [0, 1]
+    assert tables["stem_for_sum1"]["channels"] == [1, 2, 3]
+    assert tables["sum1"]["of"] == ["stem_for_sum1", "outer1"]
+    assert "from" not in tables["norm1"]
+
+
+def test_a_compacted_network_is_not_made_smaller_again(masked):
+    small = compact(masked)
+    assert compact(small).spec == small.spec
+
+
+def test_a_channel_that_is_off_beside_one_that_is_on_stays_off():
+    layers = [
+        {"type": "conv", "channels": 3, "kernel": 3},
+        {"type": "batch_norm"},
+        {"type": "conv", "channels": 3, "kernel": 3, "from": "input"},
+        {"type": "batch_norm"},
+        {"type": "sum", "of": ["batch_norm1", "batch_norm2"]},
+        {"type": "lif"},
+        {"type": "flatten"},
+        {"type": "linear", "features": 2},
+    ]
+    network = SpikingNetwork(NetworkSpec((2, 4, 4), parse_layers(layers, {}), steps=2))
+    network.norms()["batch_norm1"].mask[:] = torch.tensor([1, 0, 0])
+    network.norms()["batch_norm2"].mask[:] = torch.tensor([0, 0, 1])
+    small = compact(network)
+    assert small.norms()["batch_norm1"].mask.tolist() == [1, 0]
+    assert small.norms()["batch_norm2"].mask.tolist() == [0, 1]
+
+
+def channels_in_order(part, whole):
+    """Whether the channels of `part` (N, T, C, ...) are some of those of `whole`, in their order."""
+    candidates = iter(whole.unbind(2))
+    return all(any(torch.equal(channel, candidate) for candidate in candidates) for channel in part.unbind(2))
+
+
+def trained_looking(layers):
+    network = SpikingNetwork(NetworkSpec((2, 3, 3), parse_layers(layers, {"beta": 0.7}), steps=3)).double()
+    for norm in network.norms().values():
+        torch.nn.init.uniform_(norm.bias, 0.0, 1.5)
+    for _ in range(2):
+        network(torch.randn(8, 3, 2, 3, 3))
+    return network.eval()
+
+
+def cut(network):
+    try:
+        return compact(network)
+    except ScaDeployError:
+        # A select may leave a layer with nothing but silent channels.
+        assume(all(layer.type != "select" for layer in network.spec.layers))
+        raise
+
+
+def compare(network, small):
+    """Every spike and logit of a batch are found in the masked network."""
+    x = torch.randn(4, 3, 2, 3, 3)
+    with torch.no_grad(), network.recording() as before:
+        expected = network(x)
+    with torch.no_grad(), small.recording() as after:
+        torch.testing.assert_close(small(x), expected, rtol=1e-10, atol=1e-10)
+    for name, spikes in after.items():
+        assert channels_in_order(spikes, before[name])
+    assert prove(network, small, x).spikes_compared == sum(spikes.numel() for spikes in after.values())
+
+
+def mask_of(draw, channels):
+    on = draw.randint(1, channels)
+    return torch.tensor(draw.sample([1.0] * on + [0.0] * (channels - on), channels))
+
+
+@given(st.integers(0, 2**32))
+@settings(max_examples=60, deadline=None)
+def test_any_network_with_any_masks_keeps_its_spikes(seed):
+    draw = random.Random(seed)
+    torch.manual_seed(seed)
+    network = trained_looking(random_layers(draw))
+    for norm in network.norms().values():
+        norm.mask.copy_(mask_of(draw, len(norm.mask)))
+    compare(network, cut(network))
+
+
+@given(st.integers(0, 2**32))
+@settings(max_examples=60, deadline=None)
+def test_what_a_group_masks_is_gone_from_all_its_layers(seed):
+    draw = random.Random(seed)
+    torch.manual_seed(seed)
+    network = trained_looking(random_layers(draw))
+    groups = channel_groups(network)
+    for group in groups:
+        mask = mask_of(draw, group.channels)
+        for norm in group.norms:
+            norm.mask.copy_(mask)
+    small = cut(network)
+    compare(network, small)
+    names = {norm: name for name, norm in network.norms().items()}
+    for norm in (norm for group in groups for norm in group.norms):
+        left = small.norms()[names[norm]].mask
+        assert left.all()
+        assert len(left) <= norm.mask.sum()

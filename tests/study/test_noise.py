@@ -18,7 +18,7 @@ LAYERS = [
     {"type": "lif"},
     {"type": "linear", "features": 3},
 ]
-WEIGHTS = ("conv1.weight", "linear1.weight", "linear2.weight")
+WEIGHTS = ("layers.conv1.weight", "layers.linear1.weight", "layers.linear2.weight")
 
 
 @pytest.fixture
@@ -141,7 +141,7 @@ def test_synapses_that_were_pruned_stay_away(network, x, y):
         weight[:, :10] = 1.0
     watched = Watched(network)
     parameter_noise(network, x, y, [0.5], [0])
-    noisy = watched.states[0]["linear1.weight"]
+    noisy = watched.states[0]["layers.linear1.weight"]
     assert not noisy[:, 10:].any()
     assert float((noisy[:, :10] - 1).std()) == pytest.approx(0.5, rel=0.2)  # the zeros do not lower the rms
 

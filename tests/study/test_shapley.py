@@ -115,11 +115,10 @@ def test_ablation_is_the_loss_of_one_channel(network, x, y):
 @pytest.mark.parametrize("value", ["accuracy", "loss"])
 def test_the_estimate_is_shapleys_formula_within_its_error(network, x, y, value):
     exact = exact_shapley(network, x, y, value)
-    rows = sampled_shapley(network, x, y, 300, seed=0, value=value)
+    rows = sampled_shapley(network, x, y, 100, seed=0, value=value)
     for row, expected in zip(rows, exact, strict=True):
-        assert 0 < row["standard_error"] < 0.02
         assert abs(row["shapley"] - expected) < 4 * row["standard_error"]
-    assert np.ptp(exact) > 0.1
+    assert max(row["standard_error"] for row in rows) < np.ptp(exact) / 10
 
 
 @pytest.mark.parametrize("value", ["accuracy", "loss"])

@@ -55,10 +55,11 @@ def erk(shapes: dict[str, torch.Size], keep: float) -> dict[str, float]:
     sizes = {name: shape.numel() for name, shape in shapes.items()}
     raw = {name: sum(shape) / shape.numel() for name, shape in shapes.items()}
     full: set[str] = set()
-    while True:
+    while len(full) < len(shapes):
         left = keep * sum(sizes.values()) - sum(sizes[name] for name in full)
         factor = left / sum(raw[name] * sizes[name] for name in shapes if name not in full)
         over = {name for name in shapes if name not in full and factor * raw[name] > 1}
         if not over:
             return {name: 1.0 if name in full else factor * raw[name] for name in shapes}
         full |= over
+    return dict.fromkeys(shapes, 1.0)  # keep is 1, but for rounding
