@@ -1,5 +1,7 @@
 PYTHON ?= python3
 PYTEST_ARGS ?=
+# Tests run on so many cores, a thread each: threads of torch's own beside them would only wait for one another.
+WORKERS ?= auto
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -22,7 +24,7 @@ demo: $(STAMP)  ## train, prune, verify and map a small network
 	$(BIN)/sca-deploy run configs/digits.toml
 
 test: lint  ## everything that must hold: lint, types, tests
-	$(BIN)/python -m pytest $(PYTEST_ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile $(PYTEST_ARGS)
 
 lint: $(STAMP)  ## ruff and mypy, changing nothing
 	$(BIN)/ruff check .

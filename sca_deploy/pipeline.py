@@ -87,14 +87,15 @@ def start(job: Job, arms: Sequence[str] = ARMS, deploy: bool = True) -> None:
     """Find out what can be known to be wrong before any training, then leave the resolved config in the folder.
 
     Args:
-        deploy: whether the network is meant for the chip, and not only to be trained.
+        deploy: whether a network whose paths join, which no chip takes yet, is refused; others are always checked.
 
     Raises:
         UsageError: if the config cannot be meant, or the folder holds a run of another one.
         ScaDeployError: if the data set is missing, or the network is one that no chip can run.
     """
     network = SpikingNetwork(network_spec(job.config, job.dataset))
-    if deploy:
+    joins = any(len(sources) > 1 for sources in network.spec.sources)
+    if deploy or not joins:
         read_populations(to_nir(network), DT)
     for arm in arms:
         prune = arm_config(job.config, arm).prune

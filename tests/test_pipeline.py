@@ -25,6 +25,7 @@ FIGURES = {
     "spikes_per_sample",
     "synops_per_sample",
     "synops_stored_per_sample",
+    "parameters_nonzero",
     "neuron_updates_per_sample",
     "cores",
     "energy_nj_per_sample",

@@ -16,6 +16,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import numpy.typing as npt
 from matplotlib.axes import Axes
+from matplotlib.ticker import MaxNLocator
 from scipy.cluster import hierarchy
 from scipy.spatial.distance import squareform
 
@@ -48,7 +49,7 @@ def plot_arms(
             left out of a cost.
     """
     panels = costs or {}
-    with _figure(path, 1, 1 + len(panels), (2.2 + 0.95 * max(4, len(accuracies)), 5.6), width=6.4) as axes:
+    with _figure(path, 1, 1 + len(panels), (2.2 + 1.4 * max(3, len(accuracies)), 5.6), width=6.4) as axes:
         _plot_seeds(axes[0], accuracies)
         for panel, (label, cost) in zip(axes[1:], panels.items(), strict=True):
             for i, arm in enumerate(accuracies):
@@ -63,15 +64,15 @@ def plot_arms(
 def _plot_seeds(axes: Axes, accuracies: Mapping[str, Sequence[float]]) -> None:
     for i, values in enumerate(accuracies.values()):
         percent = 100 * np.asarray(values)
-        spread = np.linspace(-0.18, 0.18, len(percent)) if len(percent) > 1 else np.zeros(1)
+        spread = np.linspace(-0.15, 0.15, len(percent)) if len(percent) > 1 else np.zeros(1)
         colour, marker = _look(i)
         axes.plot(i + spread, percent, marker, color=colour, markersize=9, alpha=0.75, linestyle="none")
-        axes.hlines(percent.mean(), i - 0.32, i + 0.32, color="black", linewidth=2.5)
-        axes.annotate(f"{percent.mean():.2f}", (i, percent.max()), (0, 9), textcoords="offset points", ha="center")
+        axes.hlines(percent.mean(), i - 0.24, i + 0.24, color="black", linewidth=2.5)
+        axes.annotate(f"{percent.mean():.2f}", (i + 0.27, percent.mean()), va="center")
     axes.set_xticks(range(len(accuracies)), list(accuracies))
     if len(accuracies) > 3:
         plt.setp(axes.get_xticklabels(), rotation=30, ha="right", rotation_mode="anchor")
-    axes.set(xlim=(-0.6, len(accuracies) - 0.4), ylabel="test accuracy, %", title="Every seed, and the mean")
+    axes.set(xlim=(-0.5, len(accuracies) - 0.2), ylabel="test accuracy, %", title="Every seed, and the mean")
     axes.margins(y=0.15)
 
 
@@ -251,6 +252,7 @@ def plot_kept(
                 panel.annotate(text, (1, i), xycoords=("axes fraction", "data"), va="center")
             panel.set(xlabel="epoch", title=arm)
             panel.set_yticks(range(len(layers)), layers)
+            panel.xaxis.set_major_locator(MaxNLocator(integer=True))
         panel.figure.colorbar(image, ax=list(axes), pad=0.12 / len(kept), label="channels on, %")
 
 

@@ -1,4 +1,4 @@
-from itertools import islice
+from itertools import islice, pairwise
 
 import pytest
 import torch
@@ -204,7 +204,9 @@ def test_forwards_between_two_steps_are_not_scored():
 @pytest.mark.parametrize("signal", ["gamma_gradient", "weight_gradient", "criticality", "random", "none"])
 def test_as_many_regrow_as_asked_for_of_what_is_kept(signal):
     made = network()
-    pruning = made_method(made, "sca", 8, keep=0.4, regrow=0.5, fade=False, regrow_by=signal, floor=0.0, ramp="constant")
+    pruning = made_method(
+        made, "sca", 8, keep=0.4, regrow=0.5, fade=False, regrow_by=signal, floor=0.0, ramp="constant"
+    )
     log = run_epoch(made, pruning, 0)
     assert on(made) == round(0.4 * CHANNELS) == 8
     assert log["regrown"] == (0 if signal == "none" else 4)
@@ -220,7 +222,7 @@ def test_channels_that_are_off_come_back():
     for epoch in range(6):
         run_epoch(made, pruning, epoch)
         masks.append(torch.cat([norm.mask.clone() for norm in made.norms().values()]))
-    returned = [((after == 1) & (before == 0)).any() for before, after in zip(masks, masks[1:], strict=False)]
+    returned = [((after == 1) & (before == 0)).any() for before, after in pairwise(masks)]
     assert any(returned)
     always = torch.stack(masks).min(0).values
     assert always.sum() >= 4  # what the ranking chose is on throughout

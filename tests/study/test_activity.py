@@ -30,6 +30,8 @@ LAYERS = [
 def network():
     torch.manual_seed(0)
     network = SpikingNetwork(NetworkSpec((1, 6, 6), parse_layers(LAYERS, {}), steps=4, input_scale=1 / 16))
+    for _ in range(20):  # so that the running statistics are not the initial ones
+        network(torch.randint(0, 17, (32, 1, 6, 6)))
     torch.nn.init.uniform_(network.norms()["batch_norm1"].bias, 0.3, 0.9)
     torch.nn.init.uniform_(network.layers["linear1"].bias, 0.1, 0.5)
     return network.train()  # so that a forward in training mode would move the running statistics
