@@ -186,7 +186,7 @@ def plot_activity(path: Path, activity: Mapping[str, ClassActivity]) -> None:
         activity: what `activity.per_class_activity` gave.
     """
     columns = 1 if len(activity) <= 4 else 2
-    with _figure(path, math.ceil(len(activity) / columns), columns, (13, 3.9)) as axes:
+    with _figure(path, math.ceil(len(activity) / columns), columns, (13 if columns == 1 else 9, 3.9)) as axes:
         for panel, (layer, seen) in zip(axes, activity.items(), strict=False):
             order = np.lexsort((-selectivity(seen.rate), seen.rate.argmax(0)))
             image = panel.imshow(seen.rate[:, order], aspect="auto", cmap=MAP, interpolation="nearest", vmin=0)
