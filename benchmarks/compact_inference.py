@@ -193,7 +193,9 @@ def plot(result: dict[str, Any], path: Path) -> None:
         label = key.partition("_")[0] + ", measured"
         axes.errorbar(kept, medians, reach, color=colour, marker="o", capsize=3, label=label)
     axes.plot(kept, [row["ideal"] for row in rows], color=ORANGE, linestyle="--", marker="s", label="ideal (MACs)")
-    axes.set(xlabel="kept fraction of every layer's channels", ylabel="time / that of the dense network", ylim=(0, None))
+    axes.set(
+        xlabel="kept fraction of every layer's channels", ylabel="time / that of the dense network", ylim=(0, None)
+    )
     axes.legend(frameon=False)
     axes.spines[["top", "right"]].set_visible(False)
     figure.savefig(path, dpi=150)

@@ -70,7 +70,9 @@ class Folded(nn.Module):
     def __init__(self, widths: Sequence[int], neuron: Callable[[], Neuron], gain: float = 1.0) -> None:
         super().__init__()
         inputs = (1, *widths[:-1])
-        self.convs = nn.ModuleList(nn.Conv2d(i, o, 3, padding=1, bias=False) for i, o in zip(inputs, widths, strict=True))
+        self.convs = nn.ModuleList(
+            nn.Conv2d(i, o, 3, padding=1, bias=False) for i, o in zip(inputs, widths, strict=True)
+        )
         self.norms = nn.ModuleList(nn.BatchNorm2d(width) for width in widths)
         for norm in self.norms:
             nn.init.constant_(norm.weight, gain)

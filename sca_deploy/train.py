@@ -26,6 +26,7 @@ from sca_deploy.data import Dataset
 from sca_deploy.errors import ScaDeployError, UsageError
 from sca_deploy.files import write_text
 from sca_deploy.inputs import Inputs, inputs_of
+from sca_deploy.nn.allocator import keep_freed_memory
 from sca_deploy.nn.network import SpikingNetwork
 from sca_deploy.nn.spec import NetworkSpec, parse_layers
 from sca_deploy.nn.zoo import layers_of
@@ -85,6 +86,7 @@ def train(
         ScaDeployError: if the loss is no longer finite, or the checkpoint is damaged.
         UsageError: if the config cannot be meant, or the checkpoint is of another one.
     """
+    keep_freed_memory()
     device = device_of(config.train.device)
     with distributed.group(device):
         training = _Training(config, dataset, folder, device)

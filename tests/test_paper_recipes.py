@@ -262,8 +262,8 @@ def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[Config], 
 
 def write_cifar(published: CifarSet) -> Callable[[Path, pytest.MonkeyPatch], None]:
     """The binary files of a set, each with one image of every class; the published MD5s cannot be theirs."""
-    few = {split: dict.fromkeys(getattr(published, split), published.classes) for split in ("train", "test")}
-    small = replace(published, **few, md5={})
+    train, test = (dict.fromkeys(files, published.classes) for files in (published.train, published.test))
+    small = replace(published, train=train, test=test, md5={})
 
     def write(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         folder.mkdir()

@@ -167,7 +167,7 @@ def _kept(path: Path, key: str) -> tuple[Pixels, Pixels] | None:
     try:
         with path.open("rb") as stream, np.load(stream, allow_pickle=False) as archive:
             return (archive["train"], archive["test"]) if str(archive["key"]) == key else None
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error):
+    except (OSError, ValueError, KeyError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error):
         return None
 
 

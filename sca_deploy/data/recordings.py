@@ -126,7 +126,8 @@ def read_gesture_array(path: Path) -> Events:
         ScaDeployError: if the file is not such an array.
     """
     try:
-        table = np.load(path, allow_pickle=False)
+        with path.open("rb") as stream:  # numpy leaves a damaged file open
+            table = np.load(stream, allow_pickle=False)
     except OSError as error:
         raise ScaDeployError(f"cannot read {path}: {error.strerror or error}", AGAIN) from error
     except (ValueError, EOFError) as error:
@@ -143,7 +144,7 @@ def shd_labels(path: Path) -> list[int]:
     Raises:
         ScaDeployError: if the file cannot be read or is not laid out like the published ones.
     """
-    with _hdf5(path) as file:
+    with _Hdf5(path) as file:
         counts = {name: len(file[name]) for name in ("labels", "spikes/times", "spikes/units")}
         if len(set(counts.values())) > 1:
             listed = ", ".join(f"{count:,} {name}" for name, count in counts.items())
@@ -157,7 +158,7 @@ def read_shd(path: Path) -> Iterator[Events]:
     Raises:
         ScaDeployError: as `shd_labels`, or if a recording's times and channels are not as many.
     """
-    with _hdf5(path) as file:
+    with _Hdf5(path) as file:
         spikes = zip(file["spikes/times"], file["spikes/units"], strict=True)
         for number, (seconds, channel) in enumerate(spikes):
             if len(seconds) != len(channel):
@@ -167,7 +168,7 @@ def read_shd(path: Path) -> Iterator[Events]:
             yield _events((seconds.astype(np.float64) * 1e6).round(), channel, 0, 0)
 
 
-class _hdf5:
+class _Hdf5:
     """An open HDF5 file; whatever h5py finds wrong with it inside the block becomes one line."""
 
     def __init__(self, path: Path) -> None:

@@ -19,7 +19,7 @@ from sca_deploy.nn.surrogate import Surrogate
 Observer = Callable[[torch.Tensor, torch.Tensor], None]
 
 BLOCK = 1 << 15
-"""Neurons that a processor core works on at a time, so few that a step of them stays in its cache between operations."""
+"""Neurons that a processor core works on at a time: few enough that they stay in its cache between operations."""
 
 
 class _MultiStepLIF(torch.autograd.Function):

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 
 BLOCK = 1 << 16
-"""Values that a processor core works on at a time, so few that they stay in its cache between operations."""
+"""Values that a processor core works on at a time: few enough that they stay in its cache between operations."""
 
 
 def channel_mean(score: Callable[..., torch.Tensor], *values: torch.Tensor) -> torch.Tensor:

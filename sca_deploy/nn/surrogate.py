@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -113,7 +114,12 @@ class _Step(torch.autograd.Function):
         return ctx.surrogate.derivative(x).mul_(grad[0]), None
 
 
-_SURROGATES: dict[str, type[Surrogate]] = {"sigmoid": Sigmoid, "tanh": Tanh, "atan": Atan, "triangle": Triangle}
+_SURROGATES: dict[str, Callable[..., Surrogate]] = {
+    "sigmoid": Sigmoid,
+    "tanh": Tanh,
+    "atan": Atan,
+    "triangle": Triangle,
+}
 SURROGATES = tuple(_SURROGATES)
 
 
@@ -126,4 +132,4 @@ def surrogate(name: str, alpha: float | None = None) -> Surrogate:
     if name not in _SURROGATES:
         raise unknown_name("surrogate", name, _SURROGATES)
     kind = _SURROGATES[name]
-    return kind() if alpha is None else kind(alpha)  # type: ignore[call-arg]
+    return kind() if alpha is None else kind(alpha)

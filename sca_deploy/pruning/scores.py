@@ -30,23 +30,11 @@ import torch
 from sca_deploy.distributed import averaged, size, summed
 from sca_deploy.errors import UsageError, unknown_name
 from sca_deploy.nn.neuron import LIF
+from sca_deploy.nn.reduction import channel_mean
 from sca_deploy.pruning.groups import ChannelGroup
 
 Observed = Callable[[torch.Tensor, torch.Tensor, LIF], torch.Tensor]
 Static = Callable[[ChannelGroup], torch.Tensor]
-
-
-def per_channel(values: torch.Tensor) -> torch.Tensor:
-    """Mean over every axis but the channel's, which is the third: (T, N, C, ...) to (C,), in float32 at least."""
-    axes = [axis for axis in range(values.dim()) if axis != 2]
-    return values.mean(axes, dtype=torch.promote_types(values.dtype, torch.float32))
-
-
-def mean_magnitude(v: torch.Tensor) -> torch.Tensor:
-    """Mean |v| a channel, (T, N, C, ...) to (C,), in one pass over memory."""
-    axes = [axis for axis in range(v.dim()) if axis != 2]
-    norm: torch.Tensor = torch.linalg.vector_norm(v, ord=1, dim=axes)
-    return norm / (v.numel() / v.shape[2])
 
 
 def critical(values: torch.Tensor) -> torch.Tensor:
@@ -55,9 +43,9 @@ def critical(values: torch.Tensor) -> torch.Tensor:
     return over_time.flatten(2).amax(2).mean(0) if over_time.dim() > 2 else over_time.mean(0)
 
 
-def _activity(v: torch.Tensor, spikes: torch.Tensor, _: LIF) -> torch.Tensor:
+def _activity(v: torch.Tensor, spikes: torch.Tensor) -> torch.Tensor:
     # After the reset a neuron that fired holds 0, so S + |V| is 1 there and |V| elsewhere.
-    return per_channel(torch.where(spikes > 0, spikes, v.abs()))
+    return torch.where(spikes > 0, spikes.to(v.dtype), v.abs())
 
 
 def _primitive(v: torch.Tensor, _: torch.Tensor, neuron: LIF) -> torch.Tensor:
@@ -67,10 +55,10 @@ def _primitive(v: torch.Tensor, _: torch.Tensor, neuron: LIF) -> torch.Tensor:
 
 
 OBSERVED: dict[str, Observed] = {
-    "potential": lambda v, s, n: mean_magnitude(v),
-    "relu_potential": lambda v, s, n: per_channel(v.relu()),
-    "activity": _activity,
-    "rate": lambda v, s, n: per_channel(s),
+    "potential": lambda v, s, n: channel_mean(torch.abs, v),
+    "relu_potential": lambda v, s, n: channel_mean(torch.relu, v),
+    "activity": lambda v, s, n: channel_mean(_activity, v, s),
+    "rate": lambda v, s, n: channel_mean(lambda block: block, s),
     "criticality": lambda v, s, n: critical(n.surrogate.derivative(v - n.threshold)),
     "criticality_primitive": _primitive,
 }

@@ -92,7 +92,7 @@ def test_blocks_of_neurons_join_without_a_seam(threads):
     a, weights = noise(5, 7, 11), noise(5, 7, 11, seed=2)
     theirs, mine = a.clone().requires_grad_(), a.clone().requires_grad_()
     (weights * unrolled(theirs, 0.7, 1.0, surrogate("sigmoid"))[0]).sum().backward()
-    with mock.patch.object(module, "BLOCK", 10), mock.patch.object(torch, "get_num_threads", lambda: threads):
+    with mock.patch.object(module, "BLOCK", 10), mock.patch.object(torch, "get_num_threads", return_value=threads):
         spikes = lif(0.7)(mine)
         (weights * spikes).sum().backward()
     for neuron, fired in zip(a.flatten(1).T.tolist(), spikes.flatten(1).T.tolist(), strict=True):

@@ -174,6 +174,31 @@ def test_prune_only_keeps_the_channels_of_largest_mean_potential():
     assert {name: norm.mask.tolist() for name, norm in made.norms().items()} == ranked_by_hand(scores, 10)
 
 
+def test_sca_regrows_the_largest_gamma_gradients_of_the_epoch():
+    made = network()
+    for norm, off in zip(made.norms().values(), ([0, 1], [3], [2, 5, 7]), strict=True):
+        norm.mask[off] = 0
+    pruning = made_method(made, "sca", 4, keep=0.5, regrow=0.4, fade=False, floor=0.0, start=0.5, end=0.5)
+    run_epoch(made, pruning, 0)  # the gradients of which do not count in the next
+    gradients = dict.fromkeys(made.norms(), 0)
+    for step, (x, y) in enumerate(BATCHES):
+        twin = Plain(made)
+        gammas = [twin.parameters[f"{name}.weight"] for name in gradients]
+        for name, gradient in zip(gradients, torch.autograd.grad(twin.loss(x, y), gammas), strict=True):
+            gradients[name] = gradients[name] + gradient.abs()
+        pruning.before_step(len(BATCHES) + step)
+        made.zero_grad()
+        loss(made, x, y).backward()
+        pruning.after_backward(len(BATCHES) + step)
+    log = pruning.after_epoch(1, calibration(made))
+    expected = ranked_by_hand(log["scores"], 10 - 4)
+    left = [(float(gradients[n][c]), n, c) for n, bits in expected.items() for c, bit in enumerate(bits) if not bit]
+    for _, name, channel in sorted(left, reverse=True)[:4]:
+        expected[name][channel] = 1.0
+    assert log["regrown"] == 4
+    assert {name: norm.mask.tolist() for name, norm in made.norms().items()} == expected
+
+
 def test_scores_are_those_of_the_epoch():
     made = network()
     pruning = made_method(made, "sca", epochs=10, keep=1.0, floor=0.0)

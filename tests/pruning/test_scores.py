@@ -152,18 +152,21 @@ def test_the_populations_of_a_group_are_averaged(name):
     assert meter.values()[0].tolist() == pytest.approx(np.mean(alone, axis=0))
 
 
-def test_the_rate_of_halved_spikes_is_not_rounded():
+@pytest.mark.parametrize(
+    ("name", "term"),
+    [("potential", lambda v, s: abs(v)), ("rate", lambda v, s: s), ("activity", lambda v, s: s or abs(v))],
+)
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_autocast_does_not_round_scores(name, term, layout):
     a = torch.from_numpy(currents((4, 50, 4, 5, 5))).to(torch.bfloat16)
-    _, s = lif(a.double().numpy())
-    assert metered_low(a) == pytest.approx(mean_by_hand(s, s, lambda v, s: s), rel=1e-6)
-
-
-def metered_low(a):
+    v, s = lif(a.double().numpy())
     neuron = population()
-    meter = Meter("rate", [ChannelGroup("group", (MaskedBatchNorm(4),), (neuron,), ())])
+    meter = Meter(name, [ChannelGroup("group", (MaskedBatchNorm(4),), (neuron,), ())])
     meter.attach()
-    assert neuron(a).dtype == torch.bfloat16
-    return meter.values()[0].tolist()
+    with torch.autocast("cpu", torch.bfloat16):
+        spikes = neuron(a.flatten(0, 1).contiguous(memory_format=layout).unflatten(0, a.shape[:2]))
+    assert spikes.dtype == torch.bfloat16
+    assert meter.values()[0].tolist() == pytest.approx(mean_by_hand(v, s, term), rel=1e-5)
 
 
 @pytest.mark.parametrize("name", OBSERVED)

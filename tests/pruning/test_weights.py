@@ -245,21 +245,18 @@ def test_without_a_signal_granet_is_magnitude_pruning():
 
 
 def test_the_criticality_is_that_of_the_batch_of_the_update(made):
-    # What other batches and evaluations fired must not count.
+    # What the batches between two updates, and that of the update before, fired does not count.
     pruning = made_method(made, "criticality-unstructured")
-    for step in range(2):
+    for step in range(6):
         pruning.before_step(step)
-        assert all(neuron.observers == [] for neuron in made.neurons().values())
-        loss(made, *batch(seed=step)).backward()
+        watched = [len(neuron.observers) for neuron in made.neurons().values()]
+        assert watched == [1 if step in UPDATES else 0] * 3
+        x, y = batch(seed=step)
+        reference = Plain(made)
+        reference.forward(x)
+        loss(made, x, y).backward()
         pruning.after_backward(step)
-    pruning.before_step(2)
-    assert all(len(neuron.observers) == 1 for neuron in made.neurons().values())
-    x, y = batch(seed=2)
-    reference = Plain(made)
-    reference.forward(x)
-    loss(made, x, y).backward()
-    pruning.after_backward(2)
-    assert all(neuron.observers == [] for neuron in made.neurons().values())
+        assert all(neuron.observers == [] for neuron in made.neurons().values())
     for values, population in zip(pruning.meter.values(), ("lif1", "if1", "lif2"), strict=True):
         torch.testing.assert_close(values, reference.criticality(population).mean(0))
 
