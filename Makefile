@@ -62,4 +62,5 @@ $(STAMP): pyproject.toml constraints.txt
 	  [ "$$($(BIN)/python -c '$(VERSION)')" = "$$($(PYTHON) -c '$(VERSION)')" ] || $(PYTHON) -m venv --clear $(VENV)
 	$(BIN)/python -m pip install -c constraints.txt -e '.[lava,test]'
 	$(BIN)/python -m pip install -c constraints.txt --no-deps --ignore-requires-python lava-nc lava-dl
+	$(BIN)/python -m pip install -c constraints.txt --no-deps tonic importRosbag aedat
 	@touch $@

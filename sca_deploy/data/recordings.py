@@ -51,7 +51,9 @@ def read_n_mnist(path: Path) -> Events:
     size = len(_bytes(path))
     if size % N_MNIST_RECORD:
         raise ScaDeployError(f"{path} is cut short: {size:,} bytes, not a multiple of {N_MNIST_RECORD}", AGAIN)
-    return _same(tonic("io").read_mnist_file(str(path), dtype=EVENT))
+    # tonic fills the fields by their place: x, y, t, p, whatever their names.
+    placed = np.dtype([(field, EVENT[field]) for field in ("x", "y", "t", "p")])
+    return _same(tonic("io").read_mnist_file(str(path), dtype=placed))
 
 
 def read_aedat4(path: Path) -> Events:

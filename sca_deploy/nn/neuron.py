@@ -7,29 +7,54 @@ IF is beta = 1. The reset is detached: no gradient flows through the spike that 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import nn
 from torch.autograd.function import once_differentiable
 
+from sca_deploy.nn.layout import arranged_like, blocks, dense, empty_like
+from sca_deploy.nn.reduction import ChannelMean
 from sca_deploy.nn.surrogate import Surrogate
 
 Observer = Callable[[torch.Tensor, torch.Tensor], None]
 
-BLOCK = 1 << 15
-"""Neurons that a processor core works on at a time: few enough that they stay in its cache between operations."""
+
+@dataclass(frozen=True, eq=False)
+class ChannelObserver:
+    """Who wants to know the mean of a score per channel.
+
+    It is taken while the network computes, from values that are in the cache at that moment; an Observer
+    that reads all potentials again costs several times as much.
+
+    Args:
+        score: an elementwise function of a block of potentials before the reset and of their spikes, of
+            whatever shape; no gradient flows through it.
+        receive: called in every forward with the mean (C,) over time, samples and space.
+    """
+
+    score: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+    receive: Callable[[torch.Tensor], None]
 
 
 class _MultiStepLIF(torch.autograd.Function):
     """All time steps at once, so that only the potentials before the reset need to be kept."""
 
     @staticmethod
-    def forward(ctx: Any, a: torch.Tensor, steps: int, beta: float, theta: float, surrogate: Surrogate) -> Any:
+    def forward(
+        ctx: Any,
+        a: torch.Tensor,
+        steps: int,
+        beta: float,
+        theta: float,
+        surrogate: Surrogate,
+        watching: Sequence[ChannelObserver],
+    ) -> Any:
         repeated = a.expand(steps, *a.shape[1:])
-        potentials = _empty_like(repeated, _state_type(a))
-        spikes = _integrate(repeated, beta, theta, potentials)
+        potentials = empty_like(repeated, _state_type(a))
+        spikes = _integrate(repeated, beta, theta, potentials, watching)
         ctx.save_for_backward(potentials)
         ctx.frames, ctx.type = len(a), a.dtype
         ctx.beta, ctx.theta, ctx.surrogate = beta, theta, surrogate
@@ -41,12 +66,12 @@ class _MultiStepLIF(torch.autograd.Function):
     def backward(ctx: Any, *grads: torch.Tensor | None) -> tuple[torch.Tensor | None, ...]:
         (potentials,) = ctx.saved_tensors
         from_spikes, from_potentials = grads
-        total = _empty_like(potentials[: ctx.frames], ctx.type)
+        total = empty_like(potentials[: ctx.frames], ctx.type)
         parts = [torch.zeros_like(potentials) if from_spikes is None else from_spikes]
         if from_potentials is not None:
             parts.append(from_potentials)
-        parts = [_arranged_like(potentials, part) for part in parts]
-        for v, out, from_s, *from_v in _blocks(potentials, total, *parts):
+        parts = [arranged_like(potentials, part) for part in parts]
+        for v, out, from_s, *from_v in blocks(potentials, total, *parts):
             slope = v - ctx.theta
             ctx.surrogate.derivative(slope, out=slope)
             grad = torch.mul(slope, from_s, out=out if _alike(out, v) else torch.empty_like(v))
@@ -58,58 +83,39 @@ class _MultiStepLIF(torch.autograd.Function):
                 grad[t].addcmul_(grad[t + 1], kept[t], value=ctx.beta)
             if grad is not out:
                 out.copy_(grad if len(out) == len(grad) else grad.sum(0, keepdim=True))
-        return total, None, None, None, None
+        return total, None, None, None, None, None
 
 
-def _integrate(a: torch.Tensor, beta: float, theta: float, potentials: torch.Tensor) -> torch.Tensor:
+def _integrate(
+    a: torch.Tensor,
+    beta: float,
+    theta: float,
+    potentials: torch.Tensor,
+    watching: Sequence[ChannelObserver] = (),
+) -> torch.Tensor:
     """Spikes for the input a; the potentials before the reset are left in `potentials`."""
-    spikes = _empty_like(a, a.dtype)
-    for currents, before_reset, fired in _blocks(a, potentials, spikes):
+    spikes = empty_like(a, a.dtype)
+    means = [ChannelMean(observer.score, spikes) for observer in watching]
+    for currents, before_reset, fired in blocks(a, potentials, spikes, unit=means[0].unit if means else 1):
         carried = torch.zeros_like(before_reset[0])
         for current, v, s in zip(currents.unbind(), before_reset.unbind(), fired.unbind(), strict=True):
             torch.add(current, carried, alpha=beta, out=v)
             torch.gt(v, theta, out=s)
             torch.addcmul(v, v, s, value=-1.0, out=carried)
+        for mean in means:
+            mean.add(before_reset, fired)
+    for observer, mean in zip(watching, means, strict=True):
+        observer.receive(mean.value())
     return spikes
-
-
-def _state_type(a: torch.Tensor) -> torch.dtype:
-    """Potentials are sums over time: what autocast halves is added up in float32."""
-    return torch.promote_types(a.dtype, torch.float32)
-
-
-# Tensors here are (T, N, ...), and a time step of each is dense: a contiguous or channels-last map.
-
-
-def _dense(x: torch.Tensor) -> torch.Tensor:
-    """X itself if its time steps are dense, else a copy; one repeated over time is copied once."""
-    frame = x[0]
-    if frame.is_contiguous() or (frame.dim() == 4 and frame.is_contiguous(memory_format=torch.channels_last)):
-        return x
-    return x[:1].contiguous().expand_as(x) if x.stride(0) == 0 else x.contiguous()
-
-
-def _empty_like(x: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    """A new tensor, each time step arranged as x's; not torch's, which would make time the innermost axis of one
-    repeated over time."""
-    strides = (x[0].numel(), *x.stride()[1:])
-    return torch.empty_strided(x.shape, strides, dtype=dtype, device=x.device)
 
 
 def _alike(x: torch.Tensor, y: torch.Tensor) -> bool:
     return x.shape == y.shape and x.dtype == y.dtype
 
 
-def _arranged_like(like: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
-    return x if x.stride()[1:] == like.stride()[1:] else _empty_like(like, x.dtype).copy_(x)
-
-
-def _blocks(*tensors: torch.Tensor) -> Iterator[tuple[torch.Tensor, ...]]:
-    """The same neurons of tensors arranged alike, as views (T, n), block after block; on other devices all at once."""
-    neurons = tensors[0][0].numel()
-    block = BLOCK * torch.get_num_threads() if tensors[0].device.type == "cpu" else max(neurons, 1)
-    flat = (x.as_strided((len(x), neurons), (x.stride(0), 1)) for x in tensors)
-    return zip(*(x.split(block, 1) for x in flat), strict=True)
+def _state_type(a: torch.Tensor) -> torch.dtype:
+    """Potentials are sums over time: what autocast halves is added up in float32."""
+    return torch.promote_types(a.dtype, torch.float32)
 
 
 class LIF(nn.Module):
@@ -121,7 +127,8 @@ class LIF(nn.Module):
         surrogate: gradient of the spike.
 
     Each of `observers` is called in every forward with (potentials, spikes), both (T, N, ...) and part
-    of the autograd graph; potentials are those before the reset, which the threshold sees.
+    of the autograd graph; potentials are those before the reset, which the threshold sees. Each of
+    `channel_observers` receives the mean of its score per channel; inputs must then be (T, N, C, ...).
     """
 
     def __init__(self, beta: float, threshold: float, surrogate: Surrogate) -> None:
@@ -130,6 +137,7 @@ class LIF(nn.Module):
         self.threshold = threshold
         self.surrogate = surrogate
         self.observers: list[Observer] = []
+        self.channel_observers: list[ChannelObserver] = []
 
     def forward(self, a: torch.Tensor, steps: int | None = None) -> torch.Tensor:
         """Spikes (T, N, ...), 0 or 1, from the summed input a, starting at rest.
@@ -140,13 +148,14 @@ class LIF(nn.Module):
 
         Spikes have the type and the memory layout of `a`; potentials are float32 at least.
         """
-        a, steps = _dense(a), len(a) if steps is None else steps
-        if not self.observers and not (torch.is_grad_enabled() and a.requires_grad):
+        a, steps = dense(a), len(a) if steps is None else steps
+        watching = self.channel_observers
+        if not (self.observers or watching) and not (torch.is_grad_enabled() and a.requires_grad):
             # Nobody will ask for the potentials: every step may overwrite those of the step before.
             repeated = a.expand(steps, *a.shape[1:])
-            scratch = _empty_like(a[:1], _state_type(a)).expand_as(repeated)
+            scratch = empty_like(a[:1], _state_type(a)).expand_as(repeated)
             return _integrate(repeated, self.beta, self.threshold, scratch)
-        spikes, potentials = _MultiStepLIF.apply(a, steps, self.beta, self.threshold, self.surrogate)
+        spikes, potentials = _MultiStepLIF.apply(a, steps, self.beta, self.threshold, self.surrogate, watching)
         for observer in self.observers:
             observer(potentials, spikes)
         result: torch.Tensor = spikes

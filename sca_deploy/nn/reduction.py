@@ -6,8 +6,43 @@ from collections.abc import Callable
 
 import torch
 
-BLOCK = 1 << 16
-"""Values that a processor core works on at a time: few enough that they stay in its cache between operations."""
+from sca_deploy.nn.layout import arranged_like, blocks, dense, is_channels_last
+
+
+class ChannelMean:
+    """The mean of an elementwise score over every axis but the channel's, taken from blocks of neurons.
+
+    Args:
+        score: takes a block of each value, of whatever shape, and returns as many scores.
+        like: dense (T, N, C, ...); blocks of values arranged like it will come, in the order of memory.
+    """
+
+    def __init__(self, score: Callable[..., torch.Tensor], like: torch.Tensor) -> None:
+        self._score, self._last = score, is_channels_last(like)
+        self._shape = like.shape
+        self.unit = max(1, like.shape[2] if self._last else like.shape[3:].numel())
+        """Neurons that blocks must not part: the channels of a place, or the places of a map."""
+        self._sums: list[torch.Tensor] = []
+
+    def add(self, *block: torch.Tensor) -> None:
+        """Take a block (T, n) of each value."""
+        scores = self._score(*block)
+        rows = scores.view(-1, self.unit)
+        dtype = torch.promote_types(scores.dtype, torch.float32)
+        if self._last:
+            self._sums.append(rows.sum(0, dtype=dtype))
+        else:
+            # A product with ones is the fastest sum of a row.
+            self._sums.append((rows.to(dtype) @ rows.new_ones(self.unit, dtype=dtype)).view(len(scores), -1))
+
+    def value(self) -> torch.Tensor:
+        """(C,), in float32 at least; 0 for values without samples."""
+        steps, samples, channels, *_ = self._shape
+        if self._last:
+            total = torch.stack(self._sums).sum(0)
+        else:
+            total = torch.cat(self._sums, 1).view(steps * samples, channels).sum(0)
+        return total * (channels / max(1, self._shape.numel()))
 
 
 def channel_mean(score: Callable[..., torch.Tensor], *values: torch.Tensor) -> torch.Tensor:
@@ -20,35 +55,8 @@ def channel_mean(score: Callable[..., torch.Tensor], *values: torch.Tensor) -> t
     Returns:
         (C,), in float32 at least.
     """
-    channels, count = values[0].shape[2], max(1, values[0].numel())
-    dtype = torch.promote_types(values[0].dtype, torch.float32)
-    total = torch.zeros(channels, dtype=dtype, device=values[0].device)
-    rows, innermost = _rows([value.flatten(0, 1) for value in values])
-    ones = torch.ones(max(map(len, (rows[0], rows[0].T))), dtype=dtype, device=total.device)
-    # A product with ones is the fastest sum there is.
-    if innermost:
-        for block in _blocks(rows):
-            scores = score(*block).to(dtype)
-            total.addmv_(scores.T, ones[: len(scores)])
-    else:
-        sums = [score(*block).to(dtype) @ ones[: rows[0].shape[1]] for block in _blocks(rows)]
-        total += torch.cat(sums).view(-1, channels).sum(0)
-    return total.mul_(channels / count)
-
-
-def _rows(values: list[torch.Tensor]) -> tuple[list[torch.Tensor], bool]:
-    """Tensors (N, C, ...) as matrices without copying: (N ..., C) and True for channels-last, else (N C, ...)."""
-    if all(value.dim() == 4 and value.is_contiguous(memory_format=torch.channels_last) for value in values):
-        return [value.permute(0, 2, 3, 1).flatten(0, 2) for value in values], True
-    if values[0].dim() == 2:
-        return values, True
-    return [value.flatten(2).flatten(0, 1) for value in values], False
-
-
-def _blocks(rows: list[torch.Tensor]) -> zip[tuple[torch.Tensor, ...]]:
-    """The same rows of every matrix, a few at a time; on other devices all at once."""
-    length, width = rows[0].shape
-    block = length
-    if rows[0].device.type == "cpu":
-        block = BLOCK * torch.get_num_threads() // max(1, width)
-    return zip(*(matrix.split(max(1, block)) for matrix in rows), strict=True)
+    first = dense(values[0])
+    mean = ChannelMean(score, first)
+    for block in blocks(first, *(arranged_like(first, value) for value in values[1:]), unit=mean.unit):
+        mean.add(*block)
+    return mean.value()

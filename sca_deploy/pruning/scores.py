@@ -175,7 +175,7 @@ class Meter:
     def _observer(self, function: Observed, neuron: LIF, position: int, share: float) -> Any:
         def observe(v: torch.Tensor, spikes: torch.Tensor) -> None:
             samples = v.shape[1]
-            with torch.no_grad():
+            with torch.no_grad(), torch.autocast(v.device.type, enabled=False):  # which would round sums
                 self._sums[position].add_(function(v.detach(), spikes.detach(), neuron), alpha=share * samples)
             self._samples[position] += share * samples
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from sca_deploy.nn import neuron as module
+from sca_deploy.nn import layout as module
 from sca_deploy.nn.neuron import LIF
 from sca_deploy.nn.surrogate import SURROGATES, surrogate
 
