@@ -104,7 +104,8 @@ def start_training(folder, *flags):
     command = [sys.executable, "-m", "sca_deploy.cli", "train", config, "-o", folder, "--epochs", "3", *flags]
     command += ["--train-samples", "300", "--test-samples", "50"]
     environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    return subprocess.Popen(list(map(str, command)), env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    silent = subprocess.DEVNULL
+    return subprocess.Popen(list(map(str, command)), env=environment, stdout=silent, stderr=silent)
 
 
 def kill_when(process, ready):

@@ -28,6 +28,8 @@ COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#0
 """Told apart by every common kind of colour vision (Okabe and Ito), without the yellow that fades on white."""
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 MAP = "cividis"
+BANDS_MAX = 4
+"""How many bands a picture can hold that still tell apart what lies behind them."""
 _STYLE: dict[Any, Any] = {"font.size": 15, "axes.spines.top": False, "axes.spines.right": False, "axes.titlesize": 16}
 _KINDS = {
     "input": ("Noise on the pixels", "noise, fraction of the largest pixel"),
@@ -86,6 +88,8 @@ def _plot_cost(axes: Axes, arm: int, name: str, cost: Sequence[float], accuracy:
 def plot_noise(path: Path, rows: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
     """Accuracy over the size of the noise, one line an arm: the mean, and a band from the worst to the best seed.
 
+    More than BANDS_MAX bands would hide one another and are left out; noise.csv has every seed.
+
     Args:
         path: the PNG to write.
         rows: by arm, what `noise.input_noise` and `noise.parameter_noise` gave, of one or more networks.
@@ -100,18 +104,13 @@ def plot_noise(path: Path, rows: Mapping[str, Sequence[Mapping[str, Any]]]) -> N
                     if row["kind"] == kind:
                         found.setdefault(row["sigma"], []).append(100 * row["accuracy"])
                 sigmas, (colour, marker) = sorted(found), _look(i)
-                panel.fill_between(
-                    sigmas,
-                    [min(found[s]) for s in sigmas],
-                    [max(found[s]) for s in sigmas],
-                    color=colour,
-                    alpha=0.2,
-                    lw=0,
-                )
-                means = [np.mean(found[s]) for s in sigmas]
-                panel.plot(sigmas, means, color=colour, marker=marker, markersize=7, linewidth=2.5, label=arm)
+                if len(rows) <= BANDS_MAX:
+                    worst, best = ([of(found[s]) for s in sigmas] for of in (min, max))
+                    panel.fill_between(sigmas, worst, best, color=colour, alpha=0.2, lw=0)
+                means, dash = [np.mean(found[s]) for s in sigmas], "-" if i < len(COLOURS) else "--"
+                panel.plot(sigmas, means, dash, color=colour, marker=marker, markersize=7, linewidth=2.2, label=arm)
             panel.set(xlabel=label, ylabel="test accuracy, %", title=title, xlim=(0, None), ylim=(0, 102))
-        axes[0].legend(frameon=False, loc="lower left")
+        _legend_outside(axes[-1])
 
 
 def plot_scores(
