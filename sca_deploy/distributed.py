@@ -27,11 +27,11 @@ def size() -> int:
 
 @contextmanager
 def group(device: torch.device) -> Iterator[None]:
-    """Join the processes that `torchrun` started, if it started any: NCCL between GPUs, else gloo."""
+    """Join the processes that `torchrun` started, if it started any: NCCL for tensors on GPUs, gloo for the others."""
     if int(os.environ.get("WORLD_SIZE", "1")) < 2 or dist.is_initialized():
         yield
         return
-    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo")
     try:
         yield
     finally:

@@ -43,7 +43,7 @@ def random_layers(draw):
     if len(unread) > 1:
         add(currents, {"type": "sum"}, of=list(unread))
     [last] = unread
-    if not last.startswith(("lif", "if")):
+    if last in currents:
         layers.append({"type": "lif", "from": last})
     ends = [{"type": "linear", "features": 5}, {"type": "batch_norm"}, {"type": "lif"}]
     return [*layers, {"type": "flatten"}, *(ends if draw.random() < 0.5 else []), {"type": "linear", "features": 3}]

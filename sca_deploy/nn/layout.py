@@ -16,14 +16,18 @@ BLOCK = 1 << 15
 
 def dense(x: torch.Tensor) -> torch.Tensor:
     """X itself if it is dense, else a copy; one repeated over time is copied once."""
-    if x[0].is_contiguous() or is_channels_last(x):
+    if x[0].is_contiguous() or _is_channels_last(x):
         return x
     return x[:1].contiguous().expand_as(x) if x.stride(0) == 0 else x.contiguous()
 
 
-def is_channels_last(x: torch.Tensor) -> bool:
-    """Whether the channels of each place lie together; of (T, N, C) they do."""
-    return x.dim() == 3 or (x.dim() == 5 and x[0].is_contiguous(memory_format=torch.channels_last))
+def channels_lie_together(x: torch.Tensor) -> bool:
+    """Whether the channels of a place are neighbours in dense (T, N, C, ...); of (T, N, C) they are."""
+    return x.dim() == 3 or _is_channels_last(x)
+
+
+def _is_channels_last(x: torch.Tensor) -> bool:
+    return x.dim() == 5 and x[0].is_contiguous(memory_format=torch.channels_last)
 
 
 def empty_like(x: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
@@ -39,18 +43,17 @@ def arranged_like(like: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
     return x if x.stride()[1:] == like.stride()[1:] else empty_like(like, x.dtype).copy_(x)
 
 
-def blocks(*values: torch.Tensor, unit: int = 1) -> Iterator[tuple[torch.Tensor, ...]]:
+def blocks(*values: torch.Tensor, neurons: int | None = None) -> Iterator[tuple[torch.Tensor, ...]]:
     """The same neurons of values arranged alike, as views (T, n) in the order of memory, block after block.
 
     Args:
         values: dense, of the same shape but for T.
-        unit: n is a multiple of it, if the number of neurons is.
-
-    On devices other than the CPU, all neurons are one block.
+        neurons: n, BLOCK if not given; times the number of threads. On devices other than the CPU all neurons
+            are one block.
     """
-    neurons = values[0][0].numel()
-    block = neurons
+    count = values[0][0].numel()
+    block = max(1, count)
     if values[0].device.type == "cpu":
-        block = BLOCK * torch.get_num_threads() // unit * unit
-    flat = (x.as_strided((len(x), neurons), (x.stride(0), 1)) for x in values)
-    return zip(*(x.split(max(block, unit), 1) for x in flat), strict=True)
+        block = (neurons or BLOCK) * torch.get_num_threads()
+    flat = (x.as_strided((len(x), count), (x.stride(0), 1)) for x in values)
+    return zip(*(x.split(block, 1) for x in flat), strict=True)

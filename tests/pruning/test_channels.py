@@ -264,7 +264,7 @@ def test_batch_norms_that_share_channels_share_the_mask():
 
 
 def test_a_stopped_epoch_is_continued_from_the_saved_state(tmp_path):
-    logs = []
+    logs, gradients = [], []
     for stopped in (False, True):
         made = network()
         pruning = made_method(made, "sca", 4, keep=0.5, fade=False, start=0.0)
@@ -277,8 +277,10 @@ def test_a_stopped_epoch_is_continued_from_the_saved_state(tmp_path):
                 torch.save(pruning.state_dict(), tmp_path / "state.pt")
                 pruning = made_method(made, "sca", 4, keep=0.5, fade=False, start=0.0)
                 pruning.load_state_dict(torch.load(tmp_path / "state.pt", weights_only=True))
+        gradients.append(torch.cat(pruning.state_dict()["regrowth"]["gradients"]))
         logs.append(pruning.after_epoch(0, calibration(made)))
     assert logs[0] == logs[1]
+    assert torch.equal(*gradients)
     assert logs[0]["regrown"] > 0
 
 
