@@ -14,14 +14,15 @@ Each has the memory layout, contiguous or channels-last, that is faster for it i
 have the allocator setting of our trainer. norse has no sigmoid surrogate; its tanh of sharpness 2 has the
 same gradient.
 
-The frameworks take turns in one process, a step each. Times are medians over the rounds; ratios are the
-median of the rounds' ratios, with their quartiles. Memory is by how much the peak of a fresh process grows
-in three steps.
+The frameworks take turns in one process, two steps each (SCA watches every second batch). Times are
+medians over the rounds; ratios are the median of the rounds' ratios, with their quartiles. Memory is by
+how much the peak of a fresh process grows in three steps.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import multiprocessing
 import platform
@@ -44,6 +45,7 @@ from sca_deploy.errors import Mismatch, MissingExtra, ScaDeployError
 from sca_deploy.nn.allocator import keep_freed_memory
 from sca_deploy.nn.network import SpikingNetwork
 from sca_deploy.nn.spec import NetworkSpec, parse_layers
+from sca_deploy.pruning.channels import WATCHED_EVERY
 from sca_deploy.pruning.method import method
 from sca_deploy.pruning.schedule import Plan
 from sca_deploy.report.tables import table
@@ -188,17 +190,20 @@ def build(name: str, layout: str, options: argparse.Namespace) -> tuple[nn.Modul
     optimizer = torch.optim.Adam(network.parameters(), 1e-3)
     pruner = method("sca")(network, PruneConfig(), Plan(100, 100)) if name == SCA else None
 
+    numbers = itertools.count()
+
     def step() -> float:
+        number = next(numbers)
         if pruner is not None:
-            pruner.before_step(0)
+            pruner.before_step(number)
         loss = F.cross_entropy(network(images) / STEPS, labels)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         if pruner is not None:
-            pruner.after_backward(0)
+            pruner.after_backward(number)
         optimizer.step()
         if pruner is not None:
-            pruner.after_step(0)
+            pruner.after_step(number)
         return float(loss.detach())
 
     return network, step
@@ -223,7 +228,7 @@ def check(names: Sequence[str], options: argparse.Namespace) -> None:
             raise Mismatch(
                 f"{name} computes another network than {names[0]}: loss {loss:.6f} against {expected:.6f}, "
                 f"cosine of the gradients {closeness:.5f}",
-                "benchmark versions of the frameworks that the table of the README names",
+                "use norse 1.1, snntorch 1.0 and spikingjelly 2.0",
             )
 
 
@@ -264,13 +269,17 @@ def measure(names: Sequence[str], options: argparse.Namespace) -> dict[str, Any]
 
 
 def _take_turns(steps: dict[Any, Step], clock: Callable[[], float], rounds: int) -> dict[Any, list[float]]:
-    """The seconds of every step in every round, after one that does not count."""
+    """The seconds of every step in every round, after one that does not count.
+
+    A turn is as many steps as SCA needs to watch one.
+    """
     seconds: dict[Any, list[float]] = {name: [] for name in steps}
     for _ in range(rounds + 1):
         for name, step in steps.items():
             started = clock()
-            step()
-            seconds[name].append(clock() - started)
+            for _ in range(WATCHED_EVERY):
+                step()
+            seconds[name].append((clock() - started) / WATCHED_EVERY)
     return {name: values[1:] for name, values in seconds.items()}
 
 
@@ -337,7 +346,7 @@ def main() -> int:
     try:
         missing = [name for name in options.peers if find_spec(name) is None]
         if missing:
-            raise MissingExtra(f"{', '.join(missing)} is not installed", f"pip install {' '.join(missing)}")
+            raise MissingExtra(f"not installed: {', '.join(missing)}", f"pip install {' '.join(missing)}")
         result = measure((OURS, SCA, *options.peers), options)
     except ScaDeployError as error:
         print(f"error: {error.problem}\nfix: {error.fix}", file=sys.stderr)

@@ -66,7 +66,7 @@ def test_peers_that_are_not_installed_are_named_with_the_line_that_installs_them
     monkeypatch.setattr(benchmark, "find_spec", lambda name: None if name == "snntorch" else "found")
     monkeypatch.setattr(sys, "argv", ["training_step.py"])
     assert benchmark.main() == 5
-    assert capsys.readouterr().err == "error: snntorch is not installed\nfix: pip install snntorch\n"
+    assert capsys.readouterr().err == "error: not installed: snntorch\nfix: pip install snntorch\n"
 
 
 def test_a_peer_that_computes_another_network_is_not_timed(root, monkeypatch):

@@ -218,7 +218,7 @@ def _over_time(module: nn.Module, values: Sequence[torch.Tensor], steps: int) ->
     [value] = values
     now = value.shape[0]
     if isinstance(module, LIF):
-        return cast(torch.Tensor, module(value.expand(steps, *value.shape[1:]) if now < steps else value))
+        return cast(torch.Tensor, module(value, steps))
     return cast(torch.Tensor, module(value.flatten(0, 1)).unflatten(0, (now, -1)))
 
 
