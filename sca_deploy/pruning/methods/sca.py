@@ -5,8 +5,9 @@ kept; of the others, those with the largest |dL/dgamma| are regrown; the rest ar
 
 Where this differs from the authors' released code: masks act in every forward, not once an epoch;
 pruned weights stay, so that |dL/dgamma| of a masked channel is a live signal (see
-`nn.network.MaskedBatchNorm`), averaged over the batches of the epoch; scores look at every second batch; no layer falls below a floor; the
-kept fraction ramps down (unless `ramp = "constant"`), and the masks of the last epochs are fixed.
+`nn.network.MaskedBatchNorm`), averaged over the batches of the epoch; scores look at every second
+batch; no layer falls below a floor; the kept fraction ramps down (unless `ramp = "constant"`), and
+the masks of the last epochs are fixed.
 """
 
 from __future__ import annotations
