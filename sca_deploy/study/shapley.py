@@ -232,10 +232,10 @@ class _Reusing:
     def __init__(self, module: nn.Module) -> None:
         self._forward = module.forward
         self._norm = module if isinstance(module, MaskedBatchNorm) else None
-        self._seen: tuple[torch.Tensor, ...] = ()
+        self._seen: tuple[torch.Tensor | int, ...] = ()
         self._output: torch.Tensor | None = None
 
-    def __call__(self, *inputs: torch.Tensor) -> torch.Tensor:
+    def __call__(self, *inputs: torch.Tensor | int) -> torch.Tensor:
         mask = () if self._norm is None else (self._norm.mask.clone(),)
         now = (*inputs, *mask)
         if self._output is None or len(now) != len(self._seen) or not all(map(_same, now, self._seen)):
@@ -244,8 +244,10 @@ class _Reusing:
         return self._output
 
 
-def _same(a: torch.Tensor, b: torch.Tensor) -> bool:
+def _same(a: torch.Tensor | int, b: torch.Tensor | int) -> bool:
     """Equal values; the same memory need not be read, as no layer writes into its input."""
+    if isinstance(a, int) or isinstance(b, int):
+        return bool(a == b)
     if a.shape != b.shape:
         return False
     return (a.data_ptr() == b.data_ptr() and a.stride() == b.stride()) or torch.equal(a, b)
