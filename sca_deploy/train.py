@@ -6,11 +6,10 @@ the batch's number alone, so a checkpoint needs no random state to continue bit 
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import time
 from collections.abc import Callable, Iterator
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +23,7 @@ from sca_deploy.checkpoint import load_network, save_network
 from sca_deploy.config import Config, decisive
 from sca_deploy.data import Dataset
 from sca_deploy.errors import ScaDeployError, UsageError
-from sca_deploy.files import write_text
+from sca_deploy.files import write_table, write_text
 from sca_deploy.inputs import Inputs, inputs_of
 from sca_deploy.nn.allocator import keep_freed_memory
 from sca_deploy.nn.network import SpikingNetwork
@@ -185,13 +184,17 @@ class _Training:
         if pruning := self._method.after_epoch(self.epoch, self._calibration()):
             entry["pruning"] = pruning
         if distributed.rank() == 0:
-            x, y = self._inputs.fixed(self._dataset.test_x), self._dataset.test_y
-            entry["test_accuracy"] = accuracy(self.network, x, y)
+            entry["test_accuracy"] = accuracy(self.network, self._test_input, self._dataset.test_y)
         entry["seconds"] = round(time.perf_counter() - started, 3)
         self.log.append(entry)
         self.epoch, self._position, self._seconds = self.epoch + 1, 0, 0.0
         self._sums.zero_()
         self._save()
+
+    @cached_property
+    def _test_input(self) -> npt.NDArray[np.uint8]:
+        """The test set encoded, the same in every epoch."""
+        return self._inputs.fixed(self._dataset.test_x)
 
     def _order(self, epoch: int) -> list[torch.Tensor]:
         """The samples of every batch of an epoch; batch-norm cannot normalise a batch of one."""
@@ -289,12 +292,7 @@ class _Training:
 def _write_log(folder: Path, log: list[dict[str, Any]]) -> None:
     write_text(folder / "metrics.jsonl", "".join(json.dumps(entry) + "\n" for entry in log))
     plain = [{k: v for k, v in entry.items() if k != "pruning"} | _kept(entry) for entry in log]
-    text = io.StringIO()
-    if plain:
-        writer = csv.DictWriter(text, list(plain[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(plain)
-    write_text(folder / "metrics.csv", text.getvalue())
+    write_table(folder / "metrics.csv", plain)
 
 
 def _kept(entry: dict[str, Any]) -> dict[str, int]:

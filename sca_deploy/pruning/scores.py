@@ -45,7 +45,7 @@ def critical(values: torch.Tensor) -> torch.Tensor:
 
 def _activity(v: torch.Tensor, spikes: torch.Tensor) -> torch.Tensor:
     # After the reset a neuron that fired holds 0, so S + |V| is 1 there and |V| elsewhere.
-    return torch.where(spikes > 0, spikes.to(v.dtype), v.abs())
+    return spikes + v.abs() * (1 - spikes)
 
 
 def _primitive(v: torch.Tensor, _: torch.Tensor, neuron: LIF) -> torch.Tensor:

@@ -12,7 +12,7 @@ import torch
 from sca_deploy.checkpoint import load_network
 from sca_deploy.console import Console
 from sca_deploy.errors import ScaDeployError
-from sca_deploy.files import read_json, write_json
+from sca_deploy.files import read_json, write_json, write_table
 from sca_deploy.manifest import digest
 from sca_deploy.nn.network import SpikingNetwork
 from sca_deploy.pipeline import Job
@@ -24,7 +24,6 @@ from sca_deploy.study.channel_scores import channel_scores
 from sca_deploy.study.correlation import rank_correlations
 from sca_deploy.study.noise import input_noise, parameter_noise
 from sca_deploy.study.plan import Cell, NoiseConfig, Study
-from sca_deploy.study.results import write_table
 from sca_deploy.study.shapley import ablation, sampled_shapley
 
 CALIBRATION_SAMPLES = 1024

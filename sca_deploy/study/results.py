@@ -1,28 +1,15 @@
-"""The results of a study as files: tidy tables, and the manifest of what they were made from."""
+"""The results of a study over its seeds."""
 
 from __future__ import annotations
 
-import csv
-import io
 import statistics
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from sca_deploy.evaluate import LABELS
-from sca_deploy.files import write_text
 
 Row = dict[str, Any]
 DESCRIBING = ("arm", "seed", "method", "regrow_by", "steps", "epochs", "keep")
-
-
-def write_table(path: Path, rows: Sequence[Row]) -> None:
-    """Write rows with equal keys as CSV, atomically."""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    write_text(path, text.getvalue())
 
 
 def summarised(rows: Sequence[Row]) -> list[Row]:

@@ -7,14 +7,14 @@ from typing import Any
 
 from sca_deploy.console import Console
 from sca_deploy.errors import UsageError
-from sca_deploy.files import read_json, write_json
+from sca_deploy.files import read_json, write_json, write_table
 from sca_deploy.hardware.chip import load_chip
 from sca_deploy.manifest import digest, versions
 from sca_deploy.study.analyses import run_analysis
 from sca_deploy.study.cells import Row, rows, run_cells
 from sca_deploy.study.pictures import plot_arms
 from sca_deploy.study.plan import Study
-from sca_deploy.study.results import summarised, write_table
+from sca_deploy.study.results import summarised
 
 
 def run_study(study: Study, folder: Path, results: Path, console: Console, jobs: int = 1) -> list[Row]:
