@@ -13,9 +13,6 @@ published for these sets; every file is checked for what its format demands.
 from __future__ import annotations
 
 import hashlib
-import logging
-import zipfile
-import zlib
 from pathlib import Path
 
 import numpy as np
@@ -24,11 +21,11 @@ import numpy.typing as npt
 from sca_deploy.data.dataset import Dataset, Pixels
 from sca_deploy.data.event_sets import PUBLISHED, EventSet, Source
 from sca_deploy.data.idx import MNIST, load_idx
+from sca_deploy.data.kept import keep, recall
 from sca_deploy.data.places import AGAIN, cache_folder
 from sca_deploy.data.recordings import Events, tonic
 from sca_deploy.data.saccade import saccade_frames
 from sca_deploy.errors import ScaDeployError, UsageError, unknown_name
-from sca_deploy.files import atomic_path
 
 COUNT_MAX = 255
 SIMULATED = "simulated-n-mnist"
@@ -39,8 +36,6 @@ EVENT_SETS: dict[str, str] = {name: published.summary for name, published in PUB
     SIMULATED: "MNIST through a simulated event camera that makes three saccades, 34 x 34 x 2; needs MNIST alone"
 }
 """Every set of recordings and what it holds, in one line."""
-
-log = logging.getLogger(__name__)
 
 
 def load_events(name: str, folder: Path | None, steps: int, size: int = 0) -> Dataset:
@@ -78,10 +73,10 @@ def load_events(name: str, folder: Path | None, steps: int, size: int = 0) -> Da
     train, test = published.sources(place)
     key = _fingerprint([*train, *test], published, frame, steps)
     kept = _cache(place, published, steps, size)
-    arrays = _kept(kept, key)
+    arrays = recall(kept, key)
     if arrays is None:
         arrays = (_binned(train, published, steps, frame), _binned(test, published, steps, frame))
-        _keep(kept, key, arrays)
+        keep(kept, key, arrays, "the binned events", compress=True)
     labels = [np.array([label for source in split for label in source.labels], np.int64) for split in (train, test)]
     return Dataset(name, arrays[0], labels[0], arrays[1], labels[1], published.classes, COUNT_MAX, timed=True)
 
@@ -160,20 +155,3 @@ def _fingerprint(sources: list[Source], published: EventSet, frame: tuple[int, .
 def _cache(place: Path, published: EventSet, steps: int, size: int) -> Path:
     name = hashlib.sha256(f"{place.resolve()}\0{published.name}\0{steps}\0{size}".encode()).hexdigest()[:32]
     return cache_folder("binned") / f"{name}.npz"
-
-
-def _kept(path: Path, key: str) -> tuple[Pixels, Pixels] | None:
-    """The frames that were kept, if they are of this key and whole."""
-    try:
-        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as archive:
-            return (archive["train"], archive["test"]) if str(archive["key"]) == key else None
-    except (OSError, ValueError, KeyError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error):
-        return None
-
-
-def _keep(path: Path, key: str, arrays: tuple[Pixels, Pixels]) -> None:
-    try:
-        with atomic_path(path) as temporary, temporary.open("wb") as stream:
-            np.savez_compressed(stream, key=np.array(key), train=arrays[0], test=arrays[1])
-    except ScaDeployError as error:
-        log.warning("the binned events are not kept for the next time: %s", error.problem)

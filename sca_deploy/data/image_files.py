@@ -7,9 +7,7 @@ only as long as the folder holds the same files, by name, size and time of chang
 from __future__ import annotations
 
 import hashlib
-import logging
 import os
-import zipfile
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -18,16 +16,15 @@ from pathlib import Path
 import numpy as np
 
 from sca_deploy.data.dataset import Dataset, Pixels
+from sca_deploy.data.kept import keep, recall
 from sca_deploy.data.places import AGAIN, cache_folder
 from sca_deploy.data.resize import resized
 from sca_deploy.errors import ScaDeployError
-from sca_deploy.files import atomic_path
 
 SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
 WORKERS = 8
 CHUNK = 256
 Progress = Callable[[int], None]
-log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -95,10 +92,10 @@ def load_listing(listing: Listing, size: int, fresh: bool = False, progress: Pro
     key = listing.fingerprint
     place = hashlib.sha256(f"{listing.folder.resolve()}\0{listing.name}\0{size}".encode()).hexdigest()[:32]
     path = cache_folder("decoded") / f"{place}.npz"
-    arrays = None if fresh else _kept(path, key)
+    arrays = None if fresh else recall(path, key)
     if arrays is None:
         arrays = decode(listing, size, progress)
-        _keep(path, key, arrays)
+        keep(path, key, arrays, "the decoded images", compress=False)
     train_y, test_y = (np.array([label for _, label in split], np.int64) for split in (listing.train, listing.test))
     return Dataset(listing.name, arrays[0], train_y, arrays[1], test_y, classes=listing.classes, pixel_max=255)
 
@@ -168,20 +165,3 @@ def _pixels(path: Path, size: int) -> tuple[Pixels, bool]:
 
 def _height_width(pixels: Pixels) -> str:
     return f"{pixels.shape[1]} x {pixels.shape[2]}"
-
-
-def _kept(path: Path, key: str) -> tuple[Pixels, Pixels] | None:
-    """The images that were kept, if they are of this key and whole."""
-    try:
-        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
-            return (file["train"], file["test"]) if str(file["key"]) == key else None
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
-        return None
-
-
-def _keep(path: Path, key: str, arrays: tuple[Pixels, Pixels]) -> None:
-    try:
-        with atomic_path(path) as temporary, temporary.open("wb") as stream:
-            np.savez(stream, key=np.array(key), train=arrays[0], test=arrays[1])
-    except ScaDeployError as error:
-        log.warning("the decoded images are not kept for the next time: %s", error.problem)
