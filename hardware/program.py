@@ -9,8 +9,12 @@ integer in the units of Lava's fixed-point LIF (`lava.proc.lif`, bit-accurate mo
     s[t] = v[t] > (threshold << 6);  v[t] = 0 where s[t]
     dec(x, d) = sign(x) * ((|x| * (4096 - d)) >> 12)
 
-The layers of a Program are aligned: step t of a layer answers step t of its source. The chip's one
-step of delay a layer is a matter of when to read (see `hardware.lava`), not of what is computed.
+The layers of a Program are aligned: step t of a layer answers step t of its source, or step t - d where
+its synapse has a delay of d; a layer that reads itself has delays of 1 and more. The chip needs one step
+from layer to layer. A layer's `stage` says when it runs: step t of a sample at step t + stage of the run.
+Where paths of different length meet, the shorter one has to wait: a fully connected synapse can do that by
+itself, up to 62 steps, a convolution cannot and reads relays (neurons that repeat a spike one step later).
+A synapse whose wait the chip cannot do is refused.
 """
 
 from __future__ import annotations
@@ -18,6 +22,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +45,11 @@ BIAS_MIN, BIAS_MAX = -(1 << 12), (1 << 12) - 1
 ACTIVATION_LIMIT = STATE_LIMIT >> ALIGNMENT_BITS
 """The summed synaptic input must stay below this magnitude, or `u` wraps."""
 MESSAGE_BITS_MAX = 16
-FORMAT = "sca-deploy program 1"
+NEVER = THRESHOLD_MAX + 1
+"""A threshold that no potential exceeds; what lava-dl gives a read-out that its file says nothing about."""
+WAIT_MAX = 62
+"""Steps that a fully connected synapse can hold a spike back, beyond the one it always takes."""
+FORMAT = "sca-deploy program 2"
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,10 +84,19 @@ class Conv:
 
 @dataclass(frozen=True, eq=False)
 class Dense:
-    """A fully connected synapse. weight is (out, in); the source is flattened in (C, H, W) order."""
+    """A fully connected synapse, whose source may be the layer itself; the source is flattened in (C, H, W) order.
+
+    weight is (out, in); delay is in steps, one number or an array that broadcasts to the weight's shape.
+    """
 
     source: str
     weight: IntArray
+    delay: int | IntArray = 0
+
+    @property
+    def delay_range(self) -> tuple[int, int]:
+        """The shortest and the longest delay."""
+        return int(np.min(self.delay)), int(np.max(self.delay))
 
     def output_shape(self, source: Shape) -> Shape:
         """(out,) from any source shape that holds `in` neurons."""
@@ -97,11 +115,13 @@ class Layer:
     Args:
         name: unique; letters, digits and `_`.
         shape: (channels, height, width) or (features,).
-        synapses: their outputs are summed.
+        synapses: their outputs are summed; none only where the input is injected.
         v_decay, u_decay: 0 (no decay) to 4096 (no memory).
         threshold: mantissa, 17 bits unsigned.
         bias: mantissa, 13 bits signed; (channels,) or the full shape.
         scale: integer units per unit of the float model; advisory, no arithmetic uses it.
+        injected: the host writes the Program's input into these neurons' bias at every step, where it adds to
+            `bias`: x of the input's shape in units of the mantissa. No spikes and no synapses carry it.
     """
 
     name: str
@@ -112,6 +132,12 @@ class Layer:
     bias: IntArray
     u_decay: int = DECAY_ONE
     scale: float = 1.0
+    injected: bool = False
+
+    @property
+    def recurrent(self) -> bool:
+        """Whether the layer reads its own spikes."""
+        return any(synapse.source == self.name for synapse in self.synapses)
 
     @property
     def neurons(self) -> int:
@@ -132,10 +158,10 @@ class Program:
 
     Args:
         input_shape: (channels, height, width) or (features,).
-        input_bits: 0 for binary spikes; b for graded spikes of 0 to 2^b - 1.
+        input_bits: 0 for binary spikes; b for graded spikes of 0 to 2^b - 1; 0 for an injected input.
         steps: time steps a sample lasts; the head-room of the read-out was checked for it.
         layers: in topological order.
-        readout: the last layer integrates without leak, never fires, and its final `v` is read.
+        readout: the last layer never fires, and its final `v` is read.
     """
 
     input_shape: Shape
@@ -155,9 +181,45 @@ class Program:
         return self.input_shape if source == INPUT else self[source].shape
 
     @property
+    def injected(self) -> bool:
+        """Whether the input is written into the bias of a layer instead of being sent as spikes."""
+        return any(layer.injected for layer in self.layers)
+
+    @property
+    def input_min(self) -> int:
+        """The smallest value of the input: 0 for spikes, negative for an injected bias."""
+        return BIAS_MIN if self.injected else 0
+
+    @property
     def input_max(self) -> int:
-        """The largest payload an input message can carry."""
+        """The largest value of the input: the payload of a message, or an injected bias."""
+        if self.injected:
+            return BIAS_MAX
         return 1 if self.input_bits == 0 else (1 << self.input_bits) - 1
+
+    @cached_property
+    def stages(self) -> dict[str, int]:
+        """When each layer runs: step t of a sample at run step t + stage, counted from 0; the input is at 0."""
+        stages = {INPUT: 0}
+        for layer in self.layers:
+            before = [stages[s.source] + 1 for s in layer.synapses if s.source != layer.name]
+            stages[layer.name] = max(before, default=0)
+        return stages
+
+    @property
+    def carries(self) -> bool:
+        """Whether spikes of one sample can still be on their way when the next one starts.
+
+        A reset of all neurons between samples does not stop them: such a network takes one sample a run.
+        """
+        dense = [synapse for layer in self.layers for synapse in layer.synapses if isinstance(synapse, Dense)]
+        return any(synapse.delay_range[1] > 0 for synapse in dense)
+
+    def wait(self, layer: Layer, synapse: Synapse) -> int:
+        """Steps that a synapse of `layer` waits for longer paths, beyond its own delay and the chip's one step."""
+        if synapse.source == layer.name:
+            return -1
+        return self.stages[layer.name] - self.stages[synapse.source] - 1
 
     def payload_max(self, source: str) -> int:
         """The largest payload a message of `source` can carry: 1 for every spiking layer."""
@@ -197,6 +259,9 @@ class Program:
             ) from error
 
 
+_NUMBERS = ("name", "shape", "v_decay", "u_decay", "threshold", "scale", "injected")
+
+
 def _to_plain(program: Program) -> tuple[dict[str, Any], dict[str, npt.NDArray[Any]]]:
     arrays: dict[str, npt.NDArray[Any]] = {}
     layers = []
@@ -208,8 +273,10 @@ def _to_plain(program: Program) -> tuple[dict[str, Any], dict[str, npt.NDArray[A
             fields: dict[str, Any] = {"source": synapse.source}
             if isinstance(synapse, Conv):
                 fields |= {k: getattr(synapse, k) for k in ("stride", "padding", "dilation", "groups")}
+            else:
+                arrays[f"layer{i}.delay{j}"] = np.asarray(synapse.delay, np.int32)
             synapses.append(fields)
-        numbers = {k: getattr(layer, k) for k in ("name", "shape", "v_decay", "u_decay", "threshold", "scale")}
+        numbers = {k: getattr(layer, k) for k in _NUMBERS}
         layers.append(numbers | {"synapses": synapses})
     header = {k: getattr(program, k) for k in ("input_shape", "input_bits", "steps", "readout")}
     return {"format": FORMAT, **header, "layers": layers}, arrays
@@ -227,7 +294,8 @@ def _from_plain(header: dict[str, Any], arrays: Mapping[str, npt.NDArray[Any]]) 
                 sides = {k: (int(fields[k][0]), int(fields[k][1])) for k in ("stride", "padding", "dilation")}
                 synapses.append(Conv(fields["source"], weight, **sides, groups=int(fields["groups"])))
             else:
-                synapses.append(Dense(fields["source"], weight))
+                delay = _integers(arrays[f"layer{i}.delay{j}"], f"layer '{plain['name']}' delay")
+                synapses.append(Dense(fields["source"], weight, delay if delay.ndim else int(delay)))
         layers.append(
             Layer(
                 name=plain["name"],
@@ -238,6 +306,7 @@ def _from_plain(header: dict[str, Any], arrays: Mapping[str, npt.NDArray[Any]]) 
                 threshold=int(plain["threshold"]),
                 bias=_integers(arrays[f"layer{i}.bias"], f"layer '{plain['name']}' bias"),
                 scale=float(plain["scale"]),
+                injected=bool(plain["injected"]),
             )
         )
     return Program(
@@ -264,8 +333,8 @@ def _check_program(program: Program) -> None:
     for layer in program.layers:
         if layer.name in shapes:
             raise ScaDeployError(f"two layers are called '{layer.name}'")
-        if not layer.synapses:
-            raise ScaDeployError(f"layer '{layer.name}' has no synapses")
+        _check_injection(program, layer)
+        shapes[layer.name] = layer.shape
         for synapse in layer.synapses:
             if synapse.source not in shapes:
                 raise ScaDeployError(f"layer '{layer.name}' reads '{synapse.source}', which does not come before it")
@@ -273,7 +342,42 @@ def _check_program(program: Program) -> None:
             if shape != layer.shape:
                 raise ScaDeployError(f"layer '{layer.name}' has shape {layer.shape}, its synapse gives {shape}")
         _check_widths(layer)
-        shapes[layer.name] = layer.shape
+    for layer in program.layers:
+        for synapse in layer.synapses:
+            _check_wait(program, layer, synapse)
+
+
+def _check_injection(program: Program, layer: Layer) -> None:
+    if not layer.injected and not layer.synapses:
+        raise ScaDeployError(f"layer '{layer.name}' has no synapses")
+    if layer.injected and layer.shape != program.input_shape:
+        raise ScaDeployError(
+            f"layer '{layer.name}' of shape {layer.shape} cannot take an injected input of {program.input_shape}"
+        )
+    if program.injected and any(synapse.source == INPUT for synapse in layer.synapses):
+        raise ScaDeployError(f"layer '{layer.name}' reads the input as spikes, while it is injected as a bias")
+
+
+def _check_wait(program: Program, layer: Layer, synapse: Synapse) -> None:
+    """Refuse what would have to be held back where nothing can hold it."""
+    wait, edge = program.wait(layer, synapse), f"layer '{layer.name}': its synapses from '{synapse.source}'"
+    if isinstance(synapse, Conv):
+        # The host can send its input once more whenever it is wanted.
+        if synapse.source == layer.name or (wait and synapse.source != INPUT):
+            raise ScaDeployError(
+                f"{edge} wait {wait} steps, which a convolution cannot", "let relays repeat the spikes, one a step"
+            )
+        return
+    shortest, longest = synapse.delay_range
+    if shortest + wait < 0 or shortest < 0:
+        raise ScaDeployError(f"{edge} have a delay of {shortest}, a layer hears itself after 1 step or more")
+    held = longest + (0 if synapse.source == INPUT else wait)
+    if held > WAIT_MAX:
+        raise ScaDeployError(f"{edge} hold spikes back by {held} steps, the chip does {WAIT_MAX}")
+    if np.ndim(synapse.delay) and np.broadcast_shapes(np.shape(synapse.delay), synapse.weight.shape) != (
+        synapse.weight.shape
+    ):
+        raise ScaDeployError(f"{edge} have delays of shape {np.shape(synapse.delay)} for {synapse.weight.shape}")
 
 
 def _check_widths(layer: Layer) -> None:
@@ -282,7 +386,7 @@ def _check_widths(layer: Layer) -> None:
         if np.any(synapse.weight & 1):
             raise ScaDeployError(f"layer '{layer.name}' has odd weights; the chip drops the lowest bit")
     _in_range(f"layer '{layer.name}'", "bias", layer.bias, BIAS_MIN, BIAS_MAX)
-    _in_range(f"layer '{layer.name}'", "threshold", layer.threshold, 0, THRESHOLD_MAX)
+    _in_range(f"layer '{layer.name}'", "threshold", layer.threshold, 0, NEVER)
     _in_range(f"layer '{layer.name}'", "v_decay", layer.v_decay, 0, DECAY_ONE)
     _in_range(f"layer '{layer.name}'", "u_decay", layer.u_decay, 0, DECAY_ONE)
     if layer.bias.shape not in (layer.shape[:1], layer.shape):
