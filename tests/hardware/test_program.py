@@ -39,7 +39,7 @@ def test_a_saved_program_computes_what_it_did(case, tmp_path_factory):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"threshold": 1 << 17}, "threshold 131073 is outside 0 to 131071"),
+        ({"threshold": (1 << 17) + 1}, "threshold 131073 is outside 0 to 131072"),
         ({"threshold": -1}, "threshold -1"),
         ({"v_decay": 4097}, "v_decay 4097 is outside 0 to 4096"),
         ({"u_decay": -1}, "u_decay -1"),
