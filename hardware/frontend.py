@@ -1,13 +1,9 @@
-"""Reads a NIR graph as a chain of neuron populations in floats, each with one folded synapse.
+"""Reads a NIR graph as populations of neurons in floats and the linear paths that feed them.
 
-Everything linear between two populations (pooling, convolution, flatten, affine) becomes one
-convolution or one matrix; neuron parameters become `beta` and a threshold in the discrete update
-
-    v[t] = beta v[t-1] + W x[t] + b;   s[t] = v[t] > threshold;   v[t] = 0 where s[t]
-
-which is one Euler step of NIR's LIF equation, tau dv/dt = (v_leak - v) + R I, and of its IF equation,
-dv/dt = R I, at the time step `dt`: beta = 1 - dt/tau with gain R dt/tau, and beta = 1 with gain R dt.
-What a chip neuron cannot do is refused by the name of the node.
+A population reads the sum of some paths, each a source (another population, itself, or the input), a delay
+and one convolution or matrix into which everything linear on the way was folded (see `operators`). How a
+population follows from what it reads is in `neurons`. Graphs inside the graph are taken apart first.
+What a chip cannot do is refused by the name of the node.
 """
 
 from __future__ import annotations
@@ -17,59 +13,46 @@ from typing import Any
 
 import nir
 import numpy as np
-import numpy.typing as npt
 
 from sca_deploy.errors import ScaDeployError
+from sca_deploy.hardware.neurons import NEURONS, Neuron, discrete, refuse
+from sca_deploy.hardware.operators import FloatArray, Operator, identity, reading
 from sca_deploy.hardware.program import INPUT, Shape
+from sca_deploy.hardware.values import Delays, Term, Value, leaving, spikes_of
 
-FloatArray = npt.NDArray[np.float64]
-Pair = tuple[int, int]
+READOUT = Neuron(alpha=0.0, beta=1.0, gain=1.0, threshold=None)
+"""What a graph that ends in a linear map is read by: neurons that add it up and never fire."""
+DEPTH_MAX = 16
+"""Graphs inside graphs are followed this deep; deeper ones hold themselves."""
 
 
 @dataclass(frozen=True, eq=False)
-class Operator:
-    """A linear map of a source population: a convolution (weight of 4 axes) or a matrix (2 axes).
+class Path:
+    """What a population reads from one source, `delay` steps late: (1, 1) or what broadcasts to a matrix."""
 
-    weight is (out, in / groups, kernel_h, kernel_w) or (out, in); bias is (out,).
-    """
-
-    weight: FloatArray
-    bias: FloatArray
-    stride: Pair = (1, 1)
-    padding: Pair = (0, 0)
-    dilation: Pair = (1, 1)
-    groups: int = 1
-
-    @property
-    def is_conv(self) -> bool:
-        """Whether the map is a convolution."""
-        return self.weight.ndim == 4
-
-    def output_shape(self, source: Shape) -> Shape:
-        """The shape this map gives to a source of shape (C, H, W) or (features,)."""
-        if not self.is_conv:
-            return (self.weight.shape[0],)
-        size = [_conv_size(source[1 + a], self.weight.shape[2 + a], self, a) for a in (0, 1)]
-        return (self.weight.shape[0], size[0], size[1])
+    source: str
+    operator: Operator
+    delay: Delays
 
 
 @dataclass(frozen=True, eq=False)
 class Population:
-    """Neurons of one kind and what feeds them; `threshold` is None for the read-out, which never fires."""
+    """Neurons of one kind, what feeds them, and their constant input (channels,)."""
 
     name: str
-    source: str
     shape: Shape
-    operator: Operator
-    beta: float
-    threshold: float | None
+    paths: tuple[Path, ...]
+    bias: FloatArray
+    neuron: Neuron
 
 
 def read_populations(graph: nir.NIRGraph, dt: float) -> tuple[Shape, list[Population]]:
-    """The input's shape and the populations of a chain-shaped graph, in order.
+    """The input's shape and the populations of a graph, each after those it reads.
+
+    One-dimensional maps (channels, length) are given as (channels, 1, length).
 
     Args:
-        graph: one Input, one Output, every node with one predecessor and one successor.
+        graph: one Input and one Output; a population may read itself.
         dt: the time step in seconds that turns the graph's time constants into decays.
 
     Raises:
@@ -81,247 +64,199 @@ def read_populations(graph: nir.NIRGraph, dt: float) -> tuple[Shape, list[Popula
             f"the graph says reset '{reset}'; the chip's neurons reset to zero and no microcode for another is public",
             "train or convert the network with a hard reset to 0",
         )
-    chain = _chain(graph)
-    shape: Shape = tuple(int(n) for n in graph.nodes[chain[0]].input_type["input"])
-    input_shape, source = shape, INPUT
-    populations: list[Population] = []
-    pending: Operator | None = None
-    pooled: tuple[Operator, Shape] | None = None
-    last = ""
-    for name in chain[1:-1]:
-        node = graph.nodes[name]
-        _refuse_nan(name, node)
-        if isinstance(node, nir.SumPool2d | nir.AvgPool2d):
-            if pending is not None or pooled is not None:
-                raise _refuse(name, node, "a pooling can only be folded when it directly follows neurons or the input")
-            operator = _pool(name, node, shape)
-            pooled = (operator, shape)
-            shape = operator.output_shape(shape)
-        elif isinstance(node, nir.Flatten):
-            continue
-        elif isinstance(node, nir.Conv2d | nir.Affine | nir.Linear):
-            if pending is not None:
-                raise _refuse(name, node, f"it follows '{last}' without neurons in between")
-            pending = _convolution(name, node, shape) if isinstance(node, nir.Conv2d) else _matrix(name, node, shape)
-            shape = pending.output_shape(shape)
-            if pooled is not None:
-                pending = fold_pool(*pooled, pending, shape, name)
-                pooled = None
-        elif isinstance(node, nir.LIF | nir.IF):
-            feeding = pending or (pooled and pooled[0])
-            if feeding is None:
-                raise _refuse(name, node, "neurons need a convolution, an affine map or a pooling before them")
-            beta, gain, threshold = _neuron(name, node, dt)
-            populations.append(Population(name, source, shape, _scaled(feeding, gain), beta, threshold))
-            pending, pooled, source = None, None, name
-        else:
-            raise _refuse(name, node, "this node type cannot be lowered to Loihi 2 here")
-        last = name
-    if pending is not None and not pending.is_conv:
-        populations.append(Population(last, source, shape, pending, 1.0, None))
-    elif pending is not None or pooled is not None:
-        raise ScaDeployError(f"the graph ends in '{last}' without neurons", "end it in neurons or in an Affine")
-    if not populations:
-        raise ScaDeployError("the graph holds no neurons", "nothing to lower")
-    return input_shape, populations
+    return _Reader(graph, dt).read()
 
 
-def fold_pool(pool: Operator, source: Shape, after: Operator, after_shape: Shape, name: str) -> Operator:
-    """One operator that does what a summing pool and the operator after it do.
+class _Reader:
+    """Follows the edges back from the output and from every population it meets."""
 
-    A pool of kernel k and stride s before a convolution K, S is a convolution of kernel k + (K - 1) s
-    and stride s S. A padding P of the convolution becomes s P, which is exact only when the pool pads
-    nothing, does not overlap and divides the map evenly: else it would see partial windows as zeros.
+    def __init__(self, graph: nir.NIRGraph, dt: float) -> None:
+        self._nodes, edges = _flattened(graph)
+        self._dt = dt
+        self._sources: dict[str, list[str]] = {name: [] for name in self._nodes}
+        for source, target in edges:
+            if source not in self._nodes or target not in self._nodes:
+                raise ScaDeployError(f"the edge '{source}' -> '{target}' names a node that the graph does not hold")
+            self._sources[target].append(source)
+        self._input, self._output = self._only(nir.Input), self._only(nir.Output)
+        self._shapes: dict[str, Shape] = {}
+        self._values: dict[str, Value] = {}
+        self._under_way: list[str] = []
+        self._met: list[str] = []
 
-    Raises:
-        ScaDeployError: where folding would not be exact.
-    """
-    if not after.is_conv:
-        return _fold_pool_into_matrix(pool, source, after)
-    stride = pool.stride
-    even = all(
-        pool.padding[a] == 0 and pool.weight.shape[2 + a] <= stride[a] and source[1 + a] % stride[a] == 0
-        for a in (0, 1)
-    )
-    if any(after.padding) and not even:
-        raise ScaDeployError(
-            f"'{name}': the pooling before it cannot be folded, because the convolution pads "
-            "and the pooling overlaps, pads or does not divide the map evenly",
-            "use a pooling whose stride equals its kernel and divides the map, or a convolution without padding",
-        )
-    folded = Operator(
-        weight=_spread_kernel(after, pool),
-        bias=after.bias,
-        stride=(after.stride[0] * stride[0], after.stride[1] * stride[1]),
-        padding=(
-            after.padding[0] * stride[0] + pool.padding[0],
-            after.padding[1] * stride[1] + pool.padding[1],
-        ),
-        groups=after.groups,
-    )
-    if folded.output_shape(source) != after_shape:
-        raise ScaDeployError(
-            f"'{name}': folding the pooling before it gives {folded.output_shape(source)}, not {after_shape}",
-            "use a pooling that divides the map evenly",
-        )
-    return folded
+    def read(self) -> tuple[Shape, list[Population]]:
+        """The input's shape and all populations in order."""
+        shape = _spatial(self._nodes[self._input].input_type["input"])
+        self._shapes[self._input] = shape
+        end = self._sum(self._output)
+        populations: dict[str, Population] = {}
+        while len(populations) < len(self._met):
+            name = self._met[len(populations)]
+            populations[name] = self._population(name)
+        ordered = self._ordered(populations)
+        if any(term.operator is not None for term in end.terms):
+            ordered.append(_feeding(end.last, end, READOUT))
+        elif any(not term.plain for term in end.terms):
+            raise ScaDeployError(f"the graph ends in '{end.last}' without neurons", "end it in neurons or in an Affine")
+        if not ordered:
+            raise ScaDeployError("the graph holds no neurons", "nothing to lower")
+        self._check_ends(ordered)
+        return shape, ordered
 
+    def _only(self, kind: type) -> str:
+        found = [name for name, node in self._nodes.items() if isinstance(node, kind)]
+        if len(found) != 1:
+            raise ScaDeployError(f"the graph has {len(found)} {kind.__name__} nodes, one is needed")
+        return found[0]
 
-def _spread_kernel(after: Operator, pool: Operator) -> FloatArray:
-    out, channels, height, width = after.weight.shape
-    k = pool.weight.shape[2:]
-    step = (after.dilation[0] * pool.stride[0], after.dilation[1] * pool.stride[1])
-    weight = np.zeros((out, channels, (height - 1) * step[0] + k[0], (width - 1) * step[1] + k[1]))
-    factor = pool.weight.flat[0]
-    for i in range(height):
-        for j in range(width):
-            top, left = i * step[0], j * step[1]
-            weight[:, :, top : top + k[0], left : left + k[1]] += factor * after.weight[:, :, i, j, None, None]
-    return weight
+    def _check_ends(self, populations: list[Population]) -> None:
+        for population in populations[:-1]:
+            if population.neuron.threshold is None:
+                node = self._nodes[population.name]
+                raise refuse(population.name, node, "its neurons never fire, so it can only be the last")
+        unreached = set(self._nodes) - set(self._values) - set(self._met) - {self._output, self._input}
+        if unreached:
+            raise ScaDeployError(f"node '{min(unreached)}' is not on the way from input to output")
 
+    def _ordered(self, populations: dict[str, Population]) -> list[Population]:
+        """Every population after those it reads; reading itself does not count."""
+        waiting = {p.name: {path.source for path in p.paths} - {p.name, INPUT} for p in populations.values()}
+        order: list[Population] = []
+        while waiting:
+            ready = [name for name, sources in waiting.items() if sources.isdisjoint(waiting)]
+            if not ready:
+                raise ScaDeployError(
+                    f"the populations {', '.join(sorted(waiting))} read one another in a loop",
+                    "only a population that reads itself can be lowered",
+                )
+            order += [populations[name] for name in ready]
+            waiting = {name: sources for name, sources in waiting.items() if name not in ready}
+        return order
 
-def _fold_pool_into_matrix(pool: Operator, source: Shape, after: Operator) -> Operator:
-    channels, height, width = pool.output_shape(source)
-    small = after.weight.reshape(-1, channels, height, width)
-    factor = pool.weight.flat[0]
-    k, padding = pool.weight.shape[2:], pool.padding
-    large = np.zeros((small.shape[0], channels, source[1] + 2 * padding[0], source[2] + 2 * padding[1]))
-    for i in range(height):
-        for j in range(width):
-            top, left = i * pool.stride[0], j * pool.stride[1]
-            large[:, :, top : top + k[0], left : left + k[1]] += factor * small[:, :, i, j, None, None]
-    inner = large[:, :, padding[0] : padding[0] + source[1], padding[1] : padding[1] + source[2]]
-    return Operator(inner.reshape(small.shape[0], -1), after.bias)
-
-
-def _chain(graph: nir.NIRGraph) -> list[str]:
-    after: dict[str, list[str]] = {name: [] for name in graph.nodes}
-    before: dict[str, list[str]] = {name: [] for name in graph.nodes}
-    for a, b in graph.edges:
-        if a not in after or b not in before:
-            raise ScaDeployError(f"the edge '{a}' -> '{b}' names a node that the graph does not hold")
-        after[a].append(b)
-        before[b].append(a)
-    inputs = [n for n, node in graph.nodes.items() if isinstance(node, nir.Input)]
-    outputs = [n for n, node in graph.nodes.items() if isinstance(node, nir.Output)]
-    if len(inputs) != 1 or len(outputs) != 1:
-        raise ScaDeployError(f"the graph has {len(inputs)} inputs and {len(outputs)} outputs, one of each is needed")
-    chain = [inputs[0]]
-    while chain[-1] != outputs[0]:
-        followers = after[chain[-1]]
-        if len(followers) != 1 or len(before[followers[0]]) != 1 or followers[0] in chain:
-            raise ScaDeployError(
-                f"node '{chain[-1]}' branches, joins or loops; only chains can be lowered to a .net",
-                "remove skip and recurrent connections",
+    def _population(self, name: str) -> Population:
+        node = self._nodes[name]
+        value = self._sum(name)
+        if value.shape != self._shapes[name]:
+            raise refuse(name, node, f"it has neurons of shape {self._shapes[name]} and reads {value.shape}")
+        neuron = discrete(name, node, self._dt)
+        if neuron.alpha and value.bias.any():
+            raise refuse(
+                name,
+                node,
+                "a constant input flows into its synaptic current, the chip adds it to the potential",
+                "train the layer before it without a bias",
             )
-        chain.append(followers[0])
-    unreached = set(graph.nodes) - set(chain)
-    if unreached:
-        raise ScaDeployError(f"node '{min(unreached)}' is not on the way from input to output")
-    return chain
+        if not value.terms:
+            raise refuse(name, node, "it reads nothing")
+        return _feeding(name, value, neuron)
+
+    def _sum(self, name: str) -> Value:
+        """What enters a node: the sum of its edges."""
+        values = [self._value(source) for source in self._sources[name]]
+        if not values:
+            raise refuse(name, self._nodes[name], "no edge leads to it")
+        shapes = {value.shape for value in values}
+        if len(shapes) > 1:
+            raise refuse(name, self._nodes[name], f"it sums values of shapes {', '.join(map(str, sorted(shapes)))}")
+        terms = tuple(term for value in values for term in value.terms)
+        bias = np.sum([value.bias for value in values], axis=0)
+        last = next((value.last for value in values if value.last), self._sources[name][0])
+        return Value(values[0].shape, terms, bias, last)
+
+    def _value(self, name: str) -> Value:
+        """What leaves a node."""
+        node = self._nodes[name]
+        if name == self._input:
+            return spikes_of(INPUT, self._shapes[name])
+        if isinstance(node, NEURONS):
+            return spikes_of(name, self._shape_of(name, node))
+        if name in self._under_way:
+            raise refuse(name, node, "it is part of a loop without neurons")
+        if name not in self._values:
+            _refuse_nan(name, node)
+            self._under_way.append(name)
+            self._values[name] = leaving(name, node, self._sum(name), self._dt)
+            self._under_way.pop()
+        return self._values[name]
+
+    def _shape_of(self, name: str, node: nir.NIRNode) -> Shape:
+        """The shape of a population, from its parameters, or from what it reads where those are single numbers."""
+        if name not in self._shapes:
+            _refuse_nan(name, node)
+            self._met.append(name)
+            parameters = np.shape(node.r)
+            self._shapes[name] = _spatial(parameters)
+            if int(np.prod(parameters)) == 1:
+                others = [source for source in self._sources[name] if not self._leads_back(source, name)]
+                self._shapes[name] = self._value(others[0]).shape if others else self._shapes[name]
+        return self._shapes[name]
+
+    def _leads_back(self, name: str, target: str) -> bool:
+        frontier, seen = [name], {name}
+        while frontier:
+            frontier = [s for n in frontier for s in self._sources[n] if s not in seen]
+            seen.update(frontier)
+        return target in seen
 
 
-def _refuse(name: str, node: nir.NIRNode, why: str) -> ScaDeployError:
-    return ScaDeployError(f"node '{name}' ({type(node).__name__}): {why}")
+def _flattened(graph: nir.NIRGraph, depth: int = 0) -> tuple[dict[str, nir.NIRNode], list[tuple[str, str]]]:
+    """Nodes and edges with the graphs inside the graph taken apart: their nodes are called `<graph>.<node>`."""
+    if depth > DEPTH_MAX:
+        raise ScaDeployError(f"the graph holds graphs inside graphs more than {DEPTH_MAX} deep")
+    nodes: dict[str, nir.NIRNode] = {}
+    edges = list(graph.edges)
+    for name, node in graph.nodes.items():
+        if not isinstance(node, nir.NIRGraph):
+            nodes[name] = node
+            continue
+        inside, inner_edges = _flattened(node, depth + 1)
+        ends = {kind: [n for n, child in inside.items() if isinstance(child, kind)] for kind in (nir.Input, nir.Output)}
+        if any(len(found) != 1 for found in ends.values()):
+            raise refuse(name, node, "a graph inside the graph needs one Input and one Output")
+        (entry,), (leaving,) = ends[nir.Input], ends[nir.Output]
+        before = [source for source, target in edges if target == name]
+        after = [target for source, target in edges if source == name]
+        edges = [edge for edge in edges if name not in edge]
+        into = [target for source, target in inner_edges if source == entry]
+        out = [source for source, target in inner_edges if target == leaving]
+        edges += [(source, f"{name}.{target}") for source in before for target in into]
+        edges += [(f"{name}.{a}", f"{name}.{b}") for a, b in inner_edges if a != entry and b != leaving]
+        edges += [(f"{name}.{source}", target) for source in out for target in after]
+        nodes |= {f"{name}.{n}": child for n, child in inside.items() if n not in (entry, leaving)}
+    return nodes, edges
+
+
+def _feeding(name: str, value: Value, neuron: Neuron) -> Population:
+    paths = tuple(_path(name, value.shape, term, neuron.gain) for term in value.terms)
+    return Population(name, value.shape, paths, value.bias * neuron.gain, neuron)
+
+
+def _path(reader: str, shape: Shape, term: Term, gain: float) -> Path:
+    if term.operator is not None:
+        operator = term.operator
+    elif term.pool is not None:
+        operator = reading(term.pool, term.factor)
+    else:
+        operator = identity(shape, term.factor)
+    delay = term.delay_in.reshape(1, -1) + term.delay_out.reshape(-1, 1)
+    if term.source == reader:
+        delay = delay + 1
+    if operator.is_conv and delay.any():
+        why = "reads itself through a convolution" if term.source == reader else "is reached late by a convolution"
+        raise ScaDeployError(
+            f"'{reader}' {why}; only fully connected synapses hold spikes back",
+            "use an Affine map there, or no delay",
+        )
+    return Path(term.source, operator.scaled(gain), delay)
 
 
 def _refuse_nan(name: str, node: nir.NIRNode) -> None:
     for key, value in vars(node).items():
         if isinstance(value, np.ndarray) and value.dtype.kind == "f" and not np.isfinite(value).all():
-            raise _refuse(name, node, f"'{key}' holds NaN or infinite values")
+            raise refuse(name, node, f"'{key}' holds NaN or infinite values")
 
 
-def _pair(value: Any) -> Pair:
-    numbers = np.broadcast_to(np.asarray(value, dtype=np.int64).ravel(), (2,))
-    return int(numbers[0]), int(numbers[1])
-
-
-def _conv_size(size: int, kernel: int, operator: Operator, axis: int) -> int:
-    reach = operator.dilation[axis] * (kernel - 1) + 1
-    return (size + 2 * operator.padding[axis] - reach) // operator.stride[axis] + 1
-
-
-def _pool(name: str, node: nir.SumPool2d | nir.AvgPool2d, source: Shape) -> Operator:
-    if len(source) != 3:
-        raise _refuse(name, node, f"it reads a population of shape {source}, not (channels, height, width)")
-    kernel, stride, padding = _pair(node.kernel_size), _pair(node.stride), _pair(node.padding)
-    factor = 1.0 if isinstance(node, nir.SumPool2d) else 1.0 / (kernel[0] * kernel[1])
-    weight = np.full((source[0], 1, *kernel), factor)
-    return Operator(weight, np.zeros(source[0]), stride, padding, groups=source[0])
-
-
-def _convolution(name: str, node: nir.Conv2d, source: Shape) -> Operator:
-    weight = np.asarray(node.weight, np.float64)
-    groups, dilation, stride = int(node.groups), _pair(node.dilation), _pair(node.stride)
-    if len(source) != 3 or weight.ndim != 4 or weight.shape[1] * groups != source[0]:
-        raise _refuse(name, node, f"weight {weight.shape} with {groups} groups does not fit a source of shape {source}")
-    padding = _padding(name, node, weight.shape, dilation, stride)
-    bias = np.zeros(weight.shape[0]) if node.bias is None else np.asarray(node.bias, np.float64).ravel()
-    operator = Operator(weight, bias, stride, padding, dilation, groups)
-    if min(operator.output_shape(source)) < 1:
-        raise _refuse(name, node, f"its kernel is larger than the map it reads, {source}")
-    return operator
-
-
-def _padding(name: str, node: nir.Conv2d, weight: Shape, dilation: Pair, stride: Pair) -> Pair:
-    if not isinstance(node.padding, str | bytes | np.str_):
-        return _pair(node.padding)
-    word = node.padding.decode() if isinstance(node.padding, bytes) else str(node.padding)
-    if word == "valid":
-        return (0, 0)
-    reach = (dilation[0] * (weight[2] - 1), dilation[1] * (weight[3] - 1))
-    if word != "same" or stride != (1, 1) or reach[0] % 2 or reach[1] % 2:
-        raise _refuse(name, node, f"padding '{word}' with stride {stride} is not symmetric")
-    return (reach[0] // 2, reach[1] // 2)
-
-
-def _matrix(name: str, node: nir.Affine | nir.Linear, source: Shape) -> Operator:
-    weight = np.asarray(node.weight, np.float64)
-    if weight.ndim != 2 or weight.shape[1] != int(np.prod(source)):
-        raise _refuse(name, node, f"weight {weight.shape} does not fit a source of shape {source}")
-    bias = getattr(node, "bias", None)
-    return Operator(weight, np.zeros(weight.shape[0]) if bias is None else np.asarray(bias, np.float64).ravel())
-
-
-def _scaled(operator: Operator, gain: float) -> Operator:
-    return Operator(
-        operator.weight * gain,
-        operator.bias * gain,
-        operator.stride,
-        operator.padding,
-        operator.dilation,
-        operator.groups,
-    )
-
-
-def _neuron(name: str, node: nir.LIF | nir.IF, dt: float) -> tuple[float, float, float]:
-    """(beta, gain, threshold) of a population that behaves as the chip's neurons do."""
-    zero = {"v_reset": node.v_reset}
-    if isinstance(node, nir.LIF):
-        zero["v_leak"] = node.v_leak
-    for key, value in zero.items():
-        if value is not None and np.any(np.asarray(value)):
-            raise _refuse(name, node, f"'{key}' is not zero, which the chip's neuron cannot do")
-    r, threshold = _uniform(name, node, "r"), _uniform(name, node, "v_threshold")
-    if threshold <= 0:
-        raise _refuse(name, node, f"v_threshold is {threshold:g}, it must be positive")
-    if isinstance(node, nir.IF):
-        return 1.0, r * dt, threshold
-    tau = _uniform(name, node, "tau")
-    # float32 time constants make dt / tau miss 0 and 1 by a rounding error.
-    leak = dt / tau if tau > 0 else np.inf
-    if not 0 <= leak <= 1 + 1e-6:
-        raise _refuse(
-            name,
-            node,
-            f"tau is {tau:g} s, shorter than the time step of {dt:g} s",
-        )
-    leak = min(leak, 1.0)
-    return 1.0 - leak, r * leak, threshold
-
-
-def _uniform(name: str, node: nir.NIRNode, key: str) -> float:
-    values = np.asarray(getattr(node, key), np.float64)
-    if values.size == 0 or np.ptp(values) > 1e-6 * np.abs(values).max():
-        raise _refuse(name, node, f"'{key}' differs between neurons; a population on the chip shares it")
-    return float(values.flat[0])
+def _spatial(shape: Any) -> Shape:
+    """(features,), (channels, height, width), or (channels, 1, length) for (channels, length)."""
+    sizes = tuple(int(n) for n in np.ravel(shape)) or (1,)
+    return (sizes[0], 1, sizes[1]) if len(sizes) == 2 else sizes

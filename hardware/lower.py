@@ -3,14 +3,18 @@
 A layer computes the same spikes when its weights, biases and threshold are multiplied by one number.
 Each layer therefore gets the largest scale at which everything still fits: even weights of 9 bits,
 a threshold of 17 bits, biases of 13 bits and, whatever spikes arrive, a sum that cannot wrap the
-24-bit current. The read-out is a neuron without leak that cannot fire; its scale also leaves the
-head-room that `steps` steps of the worst input need. The potential `v` of other neurons saturates: one that
-is inhibited for long enough to get there forgets some of it, on the chip as in the simulator.
+24-bit current. The read-out is a neuron that cannot fire; its scale also leaves the head-room that `steps`
+steps of the worst input need. The potential `v` of other neurons saturates: one that is inhibited for long
+enough to get there forgets some of it, on the chip as in the simulator.
+
+The largest scale is a safe choice, not always the best one: `scales` searches for better.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import nir
@@ -18,7 +22,9 @@ import numpy as np
 import numpy.typing as npt
 
 from sca_deploy.errors import ScaDeployError
-from sca_deploy.hardware.frontend import Operator, Population, read_populations
+from sca_deploy.hardware.frontend import Path, Population, read_populations
+from sca_deploy.hardware.neurons import Neuron
+from sca_deploy.hardware.operators import FloatArray
 from sca_deploy.hardware.program import (
     ACTIVATION_LIMIT,
     BIAS_MAX,
@@ -32,8 +38,10 @@ from sca_deploy.hardware.program import (
     IntArray,
     Layer,
     Program,
+    Shape,
     Synapse,
 )
+from sca_deploy.hardware.relays import with_relays
 
 MIN_LEVELS = 2.0
 """A layer whose largest weight or threshold keeps fewer integer steps than this computes nothing useful."""
@@ -43,7 +51,7 @@ def lower(graph: nir.NIRGraph, *, dt: float, steps: int, input_bits: int) -> Pro
     """The Program that runs `graph` on Loihi 2.
 
     Args:
-        graph: a chain of neuron populations; see `hardware.frontend` for what can be carried.
+        graph: neuron populations and linear maps; see `hardware.frontend` for what can be carried.
         dt: time step in seconds of the graph's time constants.
         steps: time steps a sample lasts.
         input_bits: 0 for a binary input, b for graded input spikes of 0 to 2^b - 1.
@@ -56,53 +64,96 @@ def lower(graph: nir.NIRGraph, *, dt: float, steps: int, input_bits: int) -> Pro
     if not 0 <= input_bits <= MESSAGE_BITS_MAX:
         raise ScaDeployError(f"input of {input_bits} bits, the chip's messages carry 0 to {MESSAGE_BITS_MAX}")
     input_shape, populations = read_populations(graph, dt)
-    input_max = (1 << input_bits) - 1 if input_bits else 1
-    layers = [_lower(p, input_max if p.source == INPUT else 1, steps) for p in populations]
+    return assemble(input_shape, populations, Rules(steps, input_bits))
+
+
+@dataclass(frozen=True)
+class Rules:
+    """What the integers of a whole Program depend on: steps a sample, bits of a graded input."""
+
+    steps: int
+    input_bits: int
+
+    def payload(self, source: str) -> int:
+        """The largest payload of a message from a source."""
+        return (1 << self.input_bits) - 1 if source == INPUT and self.input_bits else 1
+
+
+def assemble(
+    input_shape: Shape, populations: Sequence[Population], rules: Rules, scales: Mapping[str, float] | None = None
+) -> Program:
+    """The Program of some populations, each at its scale in `scales`, else at its largest.
+
+    Raises:
+        ScaDeployError: naming the layer and the limit it breaks.
+    """
+    chosen = scales or {}
+    layers = [lower_population(p, rules, chosen.get(p.name)) for p in populations]
     return Program(
         input_shape=input_shape,
-        input_bits=input_bits,
-        steps=steps,
-        layers=tuple(layers),
-        readout=populations[-1].threshold is None,
+        input_bits=rules.input_bits,
+        steps=rules.steps,
+        layers=with_relays(layers),
+        readout=populations[-1].neuron.threshold is None,
     )
 
 
-def _lower(population: Population, payload: int, steps: int) -> Layer:
-    operator = population.operator
-    reading_out = population.threshold is None
-    limit = THRESHOLD_MAX // steps if reading_out else ACTIVATION_LIMIT - 1
-    scale, binding = _largest_scale(population, payload)
-    weight, bias = _rounded(operator, scale)
-    while (sum_ := _largest_sum(weight, bias if reading_out else None, payload)) > limit:
-        scale, binding = scale * 0.999 * limit / sum_, "sums of the worst input"
-        weight, bias = _rounded(operator, scale)
+def lower_population(population: Population, rules: Rules, scale: float | None = None) -> Layer:
+    """The integer layer of a population at a scale, or at its largest.
+
+    A larger scale than the largest clips the weights and biases that do not fit, which pays where a few
+    weights are far from the others; what could overflow is never exceeded: the scale is lowered until sums fit.
+
+    Raises:
+        ScaDeployError: if so few steps are left that rounding would decide what the layer computes.
+    """
+    neuron = population.neuron
+    limit = THRESHOLD_MAX // rules.steps if neuron.threshold is None else ACTIVATION_LIMIT - 1
+    limit = int(limit * _fade(neuron, rules))
+    largest, binding = largest_scale(population, rules)
+    scale = largest if scale is None else scale
+    weights, bias = _rounded(population, scale)
+    while (total := _largest_sum(population.paths, weights, bias if neuron.threshold is None else None, rules)) > limit:
+        scale, binding = scale * 0.999 * limit / total, "sums of the worst input"
+        weights, bias = _rounded(population, scale)
     _refuse_coarse(population, scale, binding)
     return Layer(
         name=population.name,
         shape=population.shape,
-        synapses=(_synapse(population.source, weight, operator),),
-        v_decay=round((1.0 - population.beta) * DECAY_ONE),
-        threshold=THRESHOLD_MAX if population.threshold is None else round(population.threshold * scale),
+        synapses=tuple(_synapse(path, weight) for path, weight in zip(population.paths, weights, strict=True)),
+        v_decay=_integer_decay(neuron.beta),
+        u_decay=_integer_decay(neuron.alpha),
+        threshold=THRESHOLD_MAX if neuron.threshold is None else round(neuron.threshold * scale),
         bias=bias,
         scale=scale,
     )
 
 
-def _largest_scale(population: Population, payload: int) -> tuple[float, str]:
+def largest_scale(population: Population, rules: Rules) -> tuple[float, str]:
     """The scale at which the first of these meets its limit, and which one that is."""
-    operator = population.operator
+    biggest = max(np.abs(path.operator.weight).max(initial=0.0) for path in population.paths)
+    swing = sum(rules.payload(path.source) * _swing(path.operator.weight) for path in population.paths)
     largest = {
-        "weights": (WEIGHT_MAX, np.abs(operator.weight).max(initial=0.0)),
-        "biases": (BIAS_MAX, np.abs(operator.bias).max(initial=0.0)),
-        "threshold": (THRESHOLD_MAX, population.threshold or 0.0),
-        "sums of the worst input": (ACTIVATION_LIMIT - 1, payload * _signed_sums(operator.weight)),
+        "weights": (WEIGHT_MAX, biggest),
+        "biases": (BIAS_MAX, np.abs(population.bias).max(initial=0.0)),
+        "threshold": (THRESHOLD_MAX, population.neuron.threshold or 0.0),
+        "sums of the worst input": ((ACTIVATION_LIMIT - 1) * _fade(population.neuron, rules), swing),
     }
     limits = {what: float(limit / value) for what, (limit, value) in largest.items() if value > 0}
     binding = min(limits, key=limits.__getitem__, default="")
     return limits.get(binding, 1.0), binding
 
 
-def _signed_sums(weight: npt.NDArray[Any]) -> float:
+def _integer_decay(keeps: float) -> int:
+    return round((1.0 - keeps) * DECAY_ONE)
+
+
+def _fade(neuron: Neuron, rules: Rules) -> float:
+    """The share of a current that one step adds at most: it piles up to 1 / share steps, or all of a sample."""
+    return max(_integer_decay(neuron.alpha) / DECAY_ONE, 1.0 / rules.steps)
+
+
+def _swing(weight: npt.NDArray[Any]) -> float:
     """The largest sum of equal-signed weights into one neuron: what its input can swing to."""
     flat = weight.reshape(weight.shape[0], -1)
     positive = np.where(flat > 0, flat, 0).sum(axis=1).max(initial=0)
@@ -110,22 +161,28 @@ def _signed_sums(weight: npt.NDArray[Any]) -> float:
     return float(max(positive, negative))
 
 
-def _largest_sum(weight: IntArray, bias: IntArray | None, payload: int) -> int:
+def _largest_sum(paths: Sequence[Path], weights: Sequence[IntArray], bias: IntArray | None, rules: Rules) -> int:
     largest_bias = 0 if bias is None else int(np.abs(bias).max(initial=0))
-    return int(_signed_sums(weight.astype(np.int64))) * payload + largest_bias
+    swings = (
+        int(_swing(weight.astype(np.int64))) * rules.payload(path.source)
+        for path, weight in zip(paths, weights, strict=True)
+    )
+    return sum(swings) + largest_bias
 
 
-def _rounded(operator: Operator, scale: float) -> tuple[IntArray, IntArray]:
-    weight = 2 * np.rint(operator.weight * (scale / 2)).astype(np.int32)
-    return weight, np.rint(operator.bias * scale).astype(np.int32)
+def _rounded(population: Population, scale: float) -> tuple[list[IntArray], IntArray]:
+    weights = [_even(path.operator.weight, scale) for path in population.paths]
+    return weights, np.rint(population.bias * scale).clip(-BIAS_MAX, BIAS_MAX).astype(np.int32)
+
+
+def _even(weight: FloatArray, scale: float) -> IntArray:
+    return 2 * np.rint(weight * (scale / 2)).clip(-WEIGHT_MAX // 2, WEIGHT_MAX // 2).astype(np.int32)
 
 
 def _refuse_coarse(population: Population, scale: float, binding: str) -> None:
     """Refuse a layer whose weights or threshold keep so few steps that rounding decides what it computes."""
-    kept = {
-        "largest weight": np.abs(population.operator.weight).max(initial=0.0) * scale / 2,
-        "threshold": (population.threshold or 0.0) * scale,
-    }
+    biggest = max(np.abs(path.operator.weight).max(initial=0.0) for path in population.paths)
+    kept = {"largest weight": biggest * scale / 2, "threshold": (population.neuron.threshold or 0.0) * scale}
     for what, steps in kept.items():
         if 0 < steps < MIN_LEVELS:
             raise ScaDeployError(
@@ -135,7 +192,9 @@ def _refuse_coarse(population: Population, scale: float, binding: str) -> None:
             )
 
 
-def _synapse(source: str, weight: IntArray, operator: Operator) -> Synapse:
+def _synapse(path: Path, weight: IntArray) -> Synapse:
+    operator = path.operator
     if operator.is_conv:
-        return Conv(source, weight, operator.stride, operator.padding, operator.dilation, operator.groups)
-    return Dense(source, weight)
+        return Conv(path.source, weight, operator.stride, operator.padding, operator.dilation, operator.groups)
+    delay = path.delay
+    return Dense(path.source, weight, int(delay.flat[0]) if np.ptp(delay) == 0 else delay.astype(np.int32))

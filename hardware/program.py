@@ -20,7 +20,7 @@ A synapse whose wait the chip cannot do is refused.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -200,11 +200,7 @@ class Program:
     @cached_property
     def stages(self) -> dict[str, int]:
         """When each layer runs: step t of a sample at run step t + stage, counted from 0; the input is at 0."""
-        stages = {INPUT: 0}
-        for layer in self.layers:
-            before = [stages[s.source] + 1 for s in layer.synapses if s.source != layer.name]
-            stages[layer.name] = max(before, default=0)
-        return stages
+        return stages(self.layers)
 
     @property
     def carries(self) -> bool:
@@ -257,6 +253,15 @@ class Program:
             raise ScaDeployError(
                 f"{path} is not a readable Program ({type(error).__name__}: {error})", "export it again"
             ) from error
+
+
+def stages(layers: Sequence[Layer]) -> dict[str, int]:
+    """See `Program.stages`: one more than the latest layer it reads, itself apart."""
+    found = {INPUT: 0}
+    for layer in layers:
+        before = [found[synapse.source] + 1 for synapse in layer.synapses if synapse.source != layer.name]
+        found[layer.name] = max(before, default=0)
+    return found
 
 
 _NUMBERS = ("name", "shape", "v_decay", "u_decay", "threshold", "scale", "injected")

@@ -7,7 +7,9 @@ import torch
 import torch.nn.functional as F
 
 from sca_deploy.errors import ScaDeployError
+from sca_deploy.hardware.floats import run_floats
 from sca_deploy.hardware.frontend import read_populations
+from tests.hardware.nir_reference import run_graph
 
 DT = 1e-4
 RNG = np.random.default_rng(0)
@@ -42,9 +44,11 @@ def chain(shape, *nodes):
     return nir.NIRGraph(named, list(itertools.pairwise(names)), type_check=False)
 
 
-def apply(operator, x):
-    """A folded operator on one source of shape (C, H, W)."""
-    weight, bias = torch.from_numpy(operator.weight), torch.from_numpy(operator.bias)
+def apply(population, x):
+    """The one path of a population on one source of shape (C, H, W), with its constant input."""
+    [path] = population.paths
+    operator = path.operator
+    weight, bias = torch.from_numpy(operator.weight), torch.from_numpy(population.bias)
     if operator.is_conv:
         return F.conv2d(x[None], weight, bias, operator.stride, operator.padding, operator.dilation, operator.groups)[0]
     return weight @ x.flatten() + bias
@@ -75,7 +79,7 @@ def test_a_pool_folds_into_the_convolution_after_it(kind, pooling, convolution):
     weight, bias = (torch.from_numpy(np.float64(a)) for a in (second.weight, second.bias))
     expected = F.conv2d(torch_pool(first, x)[None], weight, bias, second.stride, second.padding, second.dilation)[0]
     _, [population] = read_populations(chain((3, 12, 12), first, second, lif(tuple(expected.shape), beta=0.0)), DT)
-    torch.testing.assert_close(apply(population.operator, x), expected)
+    torch.testing.assert_close(apply(population, x), expected)
     assert population.shape == tuple(expected.shape)
 
 
@@ -88,11 +92,11 @@ def test_a_pool_folds_into_the_matrix_after_it(pooling):
     flatten = nir.Flatten({"input": np.array(small.shape)}, start_dim=-3)
     _, [population] = read_populations(chain((3, 8, 8), node, flatten, matrix), DT)
     expected = torch.from_numpy(np.float64(matrix.weight)) @ small.flatten() + torch.from_numpy(np.float64(matrix.bias))
-    torch.testing.assert_close(apply(population.operator, x), expected)
-    assert population.threshold is None
+    torch.testing.assert_close(apply(population, x), expected)
+    assert population.neuron.threshold is None
 
 
-@pytest.mark.parametrize("pooling", [dict(kernel=5), dict(kernel=3, stride=2), dict(kernel=2, padding=1)])
+@pytest.mark.parametrize("pooling", [dict(kernel=5), dict(kernel=3, stride=2), dict(kernel=4, stride=2, padding=1)])
 def test_a_pool_that_cannot_fold_exactly_under_padding_is_refused_by_name(pooling):
     graph = chain((3, 12, 12), pool(**pooling), conv(4, 3, 3, padding=(1, 1)), lif((4, 12, 12)))
     with pytest.raises(ScaDeployError, match="'n1': the pooling before it cannot be folded"):
@@ -105,23 +109,30 @@ def test_one_euler_step_of_lif_is_beta_and_an_input_gain(beta):
     graph = chain((3,), affine(4, 3), lif((4,), beta, r=resistance), affine(2, 4))
     _, [hidden, _] = read_populations(graph, DT)
     tau = np.float64(graph.nodes["n1"].tau[0])
-    assert hidden.beta == pytest.approx(1 - DT / tau, abs=1e-6)
-    np.testing.assert_allclose(hidden.operator.weight, graph.nodes["n0"].weight * (resistance * DT / tau), rtol=1e-6)
-    np.testing.assert_allclose(hidden.operator.bias, graph.nodes["n0"].bias * (resistance * DT / tau), rtol=1e-6)
+    assert hidden.neuron.beta == pytest.approx(1 - DT / tau, abs=1e-6)
+    np.testing.assert_allclose(
+        hidden.paths[0].operator.weight, graph.nodes["n0"].weight * (resistance * DT / tau), rtol=1e-6
+    )
+    np.testing.assert_allclose(hidden.bias, graph.nodes["n0"].bias * (resistance * DT / tau), rtol=1e-6)
 
 
 def test_if_integrates_r_dt_times_its_input():
     neurons = nir.IF(r=np.full(4, 1 / DT, np.float32), v_threshold=np.ones(4, np.float32))
     graph = chain((3,), affine(4, 3), neurons)
     _, [population] = read_populations(graph, DT)
-    assert population.beta == 1.0
-    np.testing.assert_allclose(population.operator.weight, graph.nodes["n0"].weight, rtol=1e-6)
+    assert population.neuron.beta == 1.0
+    np.testing.assert_allclose(population.paths[0].operator.weight, graph.nodes["n0"].weight, rtol=1e-6)
 
 
 def test_a_pool_straight_into_neurons_is_a_depthwise_convolution():
     _, [population] = read_populations(chain((3, 4, 4), pool(2), lif((3, 2, 2), beta=0.0, threshold=0.5)), DT)
-    assert population.operator.weight.tolist() == np.ones((3, 1, 2, 2)).tolist()
-    assert population.operator.groups == 3
+    assert population.paths[0].operator.weight.tolist() == np.ones((3, 1, 2, 2)).tolist()
+    assert population.paths[0].operator.groups == 3
+
+
+def cuba(shape, **changes):
+    fields = {"tau_syn": 2.5 * DT, "tau_mem": 4 * DT, "r": 3.0, "v_leak": 0.0, "v_threshold": 1.0, "w_in": 2.0}
+    return nir.CubaLIF(**{key: np.full(shape, value, np.float32) for key, value in (fields | changes).items()})
 
 
 MIXED = np.array([1, 1, 1, 2], np.float32)
@@ -140,17 +151,171 @@ MIXED = np.array([1, 1, 1, 2], np.float32)
         ([affine(4, 3), affine(2, 4)], "'n1' .Affine.: it follows 'n0' without neurons in between"),
         ([affine(4, 7)], "does not fit a source of shape"),
         ([nir.Threshold(np.ones(3))], "'n0' .Threshold.: this node type cannot be lowered"),
-        ([lif((3,))], "neurons need a convolution"),
+        ([affine(4, 3), cuba((4,))], "'n1' .CubaLIF.: a constant input flows into its synaptic current"),
+        ([affine(4, 3), nir.LI(*np.full((3, 4), [[DT], [1], [0]])), affine(2, 4)], "'n1' .LI.: its neurons never fire"),
+        ([affine(4, 3), lif((5,))], r"neurons of shape \(5,\) and reads \(4,\)"),
+        ([nir.Delay(np.full(3, 1.5 * DT)), affine(4, 3)], "'n0' .Delay.: its delays are not whole steps"),
+        ([conv(2, 3, 2, padding="same", dilation=(3, 3)), lif((2, 4, 4))], "padding 'same' is uneven"),
+        ([nir.Scale(np.ones(2)), affine(4, 3)], "'n0' .Scale.: its 2 values do not fit"),
+        ([nir.Scale(np.full(3, 2.0))], "ends in 'n0' without neurons"),
         ([nir.Flatten({"input": np.array([3])}, 0)], "no neurons"),
     ],
 )
 def test_what_a_chip_neuron_cannot_do_is_refused_by_name(nodes, message):
+    shape = (3, 4, 4) if isinstance(nodes[0], nir.Conv2d) else (3,)
     with pytest.raises(ScaDeployError, match=message):
-        read_populations(chain((3,), *nodes), DT)
+        read_populations(chain(shape, *nodes), DT)
 
 
-def test_a_branching_graph_is_refused_by_name():
-    graph = chain((3,), affine(3, 3), lif((3,)), affine(3, 3), lif((3,)))
+def test_a_sum_of_shapes_that_differ_is_refused_by_name():
+    graph = chain((3,), affine(3, 3), lif((3,)), affine(4, 3), lif((4,)))
     graph.edges.append(("n1", "n3"))
-    with pytest.raises(ScaDeployError, match="node 'n1' branches"):
+    with pytest.raises(ScaDeployError, match=r"'n3' .LIF.: it sums values of shapes \(3,\), \(4,\)"):
         read_populations(graph, DT)
+
+
+def test_populations_that_read_one_another_in_a_loop_are_refused():
+    graph = chain((3,), affine(3, 3), lif((3,)), affine(3, 3), lif((3,)), affine(2, 3))
+    graph.nodes["back"] = affine(3, 3)
+    graph.edges += [("n3", "back"), ("back", "n1")]
+    with pytest.raises(ScaDeployError, match="n1, n3 read one another in a loop"):
+        read_populations(graph, DT)
+
+
+def test_a_loop_without_neurons_is_refused():
+    graph = chain((3,), affine(3, 3), lif((3,)), affine(2, 3))
+    graph.edges.append(("n2", "n2"))
+    with pytest.raises(ScaDeployError, match="'n2' .Affine.: it is part of a loop without neurons"):
+        read_populations(graph, DT)
+
+
+def test_a_convolution_of_a_populations_own_spikes_is_refused():
+    graph = chain((3, 4, 4), conv(3, 3, 3, padding=(1, 1)), lif((3, 4, 4)), affine(2, 48))
+    graph.nodes["back"] = conv(3, 3, 3, padding=(1, 1))
+    graph.edges += [("n1", "back"), ("back", "n1")]
+    with pytest.raises(ScaDeployError, match="'n1' reads itself through a convolution"):
+        read_populations(graph, DT)
+
+
+def net(nodes, edges):
+    return nir.NIRGraph(nodes, [tuple(edge.split(">")) for edge in edges.split()], type_check=False)
+
+
+def ends(shape):
+    return {"input": nir.Input({"input": np.array(shape)}), "output": nir.Output({"output": np.array([1])})}
+
+
+def conv1d(out, channels, kernel, **changes):
+    fields = {"stride": 1, "padding": 0, "dilation": 1, "groups": 1} | changes
+    weight = RNG.normal(size=(out, channels // fields["groups"], kernel)).astype(np.float32)
+    return nir.Conv1d(None, weight, bias=RNG.normal(size=out).astype(np.float32), **fields)
+
+
+def linear(out, inputs):
+    return nir.Linear(RNG.normal(size=(out, inputs)).astype(np.float32))
+
+
+def residual():
+    """Two blocks: an identity shortcut, then one through a strided 1 x 1 convolution."""
+    nodes = ends((2, 6, 6)) | {
+        "c1": conv(4, 2, 3, padding=(1, 1)), "a": lif((4, 6, 6), threshold=0.7),
+        "c2": conv(4, 4, 3, padding=(1, 1)), "b": lif((4, 6, 6), threshold=0.7),
+        "c3": conv(4, 4, 3, padding=(1, 1)), "c": lif((4, 6, 6), threshold=0.7),
+        "c4": conv(5, 4, 3, stride=(2, 2), padding=(1, 1)), "d": lif((5, 3, 3), threshold=0.7),
+        "c5": conv(5, 5, 3, padding=(1, 1)), "short": conv(5, 4, 1, stride=(2, 2)), "e": lif((5, 3, 3), threshold=0.7),
+        "flat": nir.Flatten({"input": np.array([5, 3, 3])}, 0), "fc": affine(3, 45),
+    }  # fmt: skip
+    edges = "input>c1 c1>a a>c2 c2>b b>c3 c3>c a>c c>c4 c4>d d>c5 c5>e c>short short>e e>flat flat>fc fc>output"
+    return (2, 6, 6), net(nodes, edges)
+
+
+def recurrent(inside=False):
+    nodes = ends((4,)) | {"fc": affine(5, 4), "r": lif((5,), threshold=0.5), "w": linear(5, 5), "out": affine(2, 5)}
+    if not inside:
+        return (4,), net(nodes, "input>fc fc>r r>w w>r r>out out>output")
+    cell = net(ends((5,)) | {"r": nodes.pop("r"), "w": nodes.pop("w")}, "input>r r>w w>r r>output")
+    return (4,), net(nodes | {"cell": cell}, "input>fc fc>cell cell>out out>output")
+
+
+def steps_late(*steps):
+    return nir.Delay(np.array(steps) * DT)
+
+
+GRAPHS = {
+    "residual": residual,
+    "recurrent": recurrent,
+    "current decay": lambda: ((4,), chain((4,), linear(5, 4), cuba((5,)), affine(2, 5))),
+    "one-dimensional": lambda: (
+        (2, 12),
+        chain((2, 12), conv1d(4, 2, 3, stride=2, padding=1), lif((4, 6), threshold=0.3), conv1d(4, 4, 2, dilation=2, groups=2),
+              lif((4, 4), threshold=0.3), nir.Flatten({"input": np.array([4, 4])}, 0), affine(3, 16)),
+    ),
+    "padding 'same' of odd and even kernels": lambda: (
+        (2, 7, 7),
+        chain((2, 7, 7), conv(3, 2, 2, padding="same"), lif((3, 7, 7)), conv(3, 3, 3, padding="same"), lif((3, 7, 7)),
+              conv(3, 3, 3, padding="same", dilation=(3, 3)), lif((3, 7, 7))),
+    ),
+    "asymmetric stride and padding": lambda: (
+        (2, 7, 9),
+        chain((2, 7, 9), conv(3, 2, 3, stride=(2, 1), padding=(1, 0)), lif((3, 4, 7))),
+    ),
+    "delays of inputs and of outputs": lambda: (
+        (3,),
+        chain((3,), steps_late(0, 2, 5), affine(4, 3), lif((4,), threshold=0.1), linear(2, 4), steps_late(1, 3),
+              lif((2,), threshold=0.1)),
+    ),
+    "scales before and after": lambda: (
+        (2, 4, 4),
+        chain((2, 4, 4), nir.Scale(np.repeat([0.5, 2.0], 16).reshape(2, 4, 4)), pool(2),
+              conv(4, 2, 2), nir.Scale(np.full((4, 1, 1), 3.0)), lif((4, 1, 1))),
+    ),
+    "a leaky integrator reads out": lambda: (
+        (4,), chain((4,), affine(5, 4), lif((5,), threshold=0.3), affine(2, 5), nir.LI(*np.full((3, 2), [[3 * DT], [1.0], [0.0]])))
+    ),
+    "pools read by several": lambda: (
+        (2, 8, 8),
+        net(ends((2, 8, 8)) | {"c": conv(3, 2, 3, padding=(1, 1)), "a": lif((3, 8, 8)), "p": pool(2),
+                               "c2": conv(3, 3, 3, padding=(1, 1)), "b": lif((3, 4, 4))},
+            "input>c c>a a>p p>c2 c2>b p>b b>output"),
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("feature", GRAPHS)
+def test_what_was_read_computes_what_the_graph_says_node_by_node(feature):
+    RNG.bit_generator.state = np.random.default_rng(7).bit_generator.state
+    shape, graph = GRAPHS[feature]()
+    x = (RNG.random((8, 12, *shape)) < 0.4).astype(float)
+    expected, arrived = run_graph(graph, x, DT)
+    input_shape, populations = read_populations(graph, DT)
+    run = run_floats(populations, x.reshape(8, 12, *input_shape))
+    for name, spikes in expected.items():
+        np.testing.assert_array_equal(run.spikes[name], spikes.reshape(run.spikes[name].shape), err_msg=name)
+        assert spikes.any() or not hasattr(graph.nodes[name], "v_threshold"), f"no neuron of {name} fired"
+    if populations[-1].neuron.threshold is None and not isinstance(graph.nodes[populations[-1].name], nir.LI):
+        np.testing.assert_allclose(run.final, arrived.sum(1), rtol=1e-5, atol=1e-5)
+
+
+def test_a_graph_inside_the_graph_is_the_same_as_its_nodes():
+    shape, nested = recurrent(inside=True)
+    flat = recurrent()[1]
+    for name, inner in (("r", "r"), ("w", "w")):
+        flat.nodes[name] = nested.nodes["cell"].nodes[inner]
+    flat.nodes |= {name: nested.nodes[name] for name in ("fc", "out")}
+    x = (RNG.random((8, 12, *shape)) < 0.4).astype(float)
+    expected, _ = run_graph(flat, x, DT)
+    _, populations = read_populations(nested, DT)
+    np.testing.assert_array_equal(run_floats(populations, x).spikes["cell.r"], expected["r"])
+
+
+UNSEEN = [(8, dict(kernel=2)), (5, dict(kernel=2, stride=3)), (6, dict(kernel=2, padding=1))]
+
+
+@pytest.mark.parametrize(("size", "pooling"), UNSEEN)
+def test_padding_after_a_pool_is_exact_where_no_window_beyond_the_map_sees_anything(size, pooling):
+    node, convolution = pool(**pooling), conv(4, 3, 3, padding=(1, 1))
+    x = torch.rand(3, size, size, dtype=torch.float64)
+    weight, bias = (torch.from_numpy(np.float64(a)) for a in (convolution.weight, convolution.bias))
+    expected = F.conv2d(torch_pool(node, x)[None], weight, bias, padding=1)[0]
+    _, [population] = read_populations(chain(tuple(x.shape), node, convolution, lif(tuple(expected.shape), 0.0)), DT)
+    torch.testing.assert_close(apply(population, x), expected)
