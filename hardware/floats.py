@@ -1,6 +1,6 @@
 """Populations in floats: what the integers of a chip are measured against.
 
-The equations are those of `neurons`, without rounding, saturation or wrap. It walks through time one step at
+The equations are those of `euler`, without rounding, saturation or wrap. It walks through time one step at
 a time and is meant for calibration and for checking a graph, not for test sets.
 """
 

@@ -2,7 +2,7 @@
 
 A population reads the sum of some paths, each a source (another population, itself, or the input), a delay
 and one convolution or matrix into which everything linear on the way was folded (see `operators`). How a
-population follows from what it reads is in `neurons`. Graphs inside the graph are taken apart first.
+population follows from what it reads is in `euler`. Graphs inside the graph are taken apart first.
 What a chip cannot do is refused by the name of the node.
 """
 
@@ -15,7 +15,7 @@ import nir
 import numpy as np
 
 from sca_deploy.errors import ScaDeployError
-from sca_deploy.hardware.neurons import NEURONS, Neuron, discrete, refuse
+from sca_deploy.hardware.euler import NEURONS, Neuron, discrete, refuse
 from sca_deploy.hardware.operators import FloatArray, Operator, identity, reading
 from sca_deploy.hardware.program import INPUT, Shape
 from sca_deploy.hardware.values import Delays, Term, Value, leaving, spikes_of

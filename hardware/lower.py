@@ -23,7 +23,7 @@ import numpy.typing as npt
 
 from sca_deploy.errors import ScaDeployError
 from sca_deploy.hardware.frontend import Path, Population, read_populations
-from sca_deploy.hardware.neurons import Neuron
+from sca_deploy.hardware.euler import Neuron
 from sca_deploy.hardware.operators import FloatArray
 from sca_deploy.hardware.program import (
     ACTIVATION_LIMIT,

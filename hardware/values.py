@@ -13,7 +13,7 @@ import nir
 import numpy as np
 import numpy.typing as npt
 
-from sca_deploy.hardware.neurons import refuse
+from sca_deploy.hardware.euler import refuse
 from sca_deploy.hardware.operators import FloatArray, Operator, Pair, fold_pool, reading
 from sca_deploy.hardware.program import Shape
 

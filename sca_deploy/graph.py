@@ -44,9 +44,6 @@ from sca_deploy.nn.spec import (
 DT = 1e-4
 """Seconds a time step; what every NIR reader that fixes its own step takes."""
 
-Array = npt.NDArray[np.float64]
-
-
 OUTPUT = "output"
 
 
@@ -60,7 +57,18 @@ def to_nir(network: SpikingNetwork) -> nir.NIRGraph:
         ScaDeployError: if a weight is not finite.
         UsageError: if a layer has the name that the neurons of a max-pooling need.
     """
-    return _Writer(network).write()
+    with torch.no_grad():
+        return _Writer(network).write()
+
+
+def linear_maps(network: SpikingNetwork) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
+    """Weight and bias of every convolution and matrix that `to_nir` writes, by its node, in float64.
+
+    They are functions of the network's parameters that gradients flow through.
+    """
+    writer = _Writer(network)
+    writer.write()
+    return writer.maps
 
 
 @dataclass(frozen=True)
@@ -91,7 +99,7 @@ class _Term:
 
     name: str
     rows: npt.NDArray[np.int64]
-    factor: Array
+    factor: torch.Tensor
 
 
 class _Writer:
@@ -114,6 +122,7 @@ class _Writer:
         self._nodes: dict[str, nir.NIRNode] = {}
         self._edges: list[tuple[str, str]] = []
         self._spikes: dict[str, _Spikes] = {}
+        self.maps: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
 
     def write(self) -> nir.NIRGraph:
         """The whole graph."""
@@ -132,25 +141,25 @@ class _Writer:
         metadata = {"dt": DT, "T": self._spec.steps, "reset": "hard"}
         return nir.NIRGraph(nodes=self._nodes, edges=self._edges, metadata=metadata)
 
-    def _terms(self, name: str) -> tuple[list[_Term], Array]:
+    def _terms(self, name: str) -> tuple[list[_Term], torch.Tensor]:
         """The terms whose sum a value is, and its constant part (channels,)."""
         size = self._shapes[name][0]
         if name in self._spiking:
-            return [_Term(name, np.arange(size), np.ones(size))], np.zeros(size)
+            return [_Term(name, np.arange(size), _ones(size))], 0.0 * _ones(size)
         layer = self._layers[name]
         if isinstance(layer, ConvSpec | LinearSpec):
             bias = cast("nn.Conv2d | nn.Linear", self._network.layers[name]).bias
-            constant = np.zeros(size) if bias is None else _array(bias)
-            return [_Term(name, np.arange(size), np.ones(size))], constant
+            constant = 0.0 * _ones(size) if bias is None else _double(bias)
+            return [_Term(name, np.arange(size), _ones(size))], constant
         parts = [self._terms(source) for source in self._sources[name]]
         terms = [term for part, _ in parts for term in part]
-        constant = cast(Array, np.sum([constant for _, constant in parts], axis=0))
+        constant = torch.stack([constant for _, constant in parts]).sum(0)
         if isinstance(layer, BatchNormSpec):
             norm = cast(MaskedBatchNorm, self._network.layers[name])
             mean, variance = cast(torch.Tensor, norm.running_mean), cast(torch.Tensor, norm.running_var)
-            factor = _array(norm.weight * norm.mask) / np.sqrt(_array(variance) + norm.eps)
+            factor = _double(norm.weight * norm.mask) / (_double(variance) + norm.eps).sqrt()
             terms = [replace(term, factor=term.factor * factor) for term in terms]
-            constant = (constant - _array(mean)) * factor + _array(norm.bias * norm.mask)
+            constant = (constant - _double(mean)) * factor + _double(norm.bias * norm.mask)
         elif isinstance(layer, SelectSpec):
             chosen = np.array(layer.channels)
             terms = [_Term(term.name, term.rows[chosen], term.factor[chosen]) for term in terms]
@@ -162,7 +171,7 @@ class _Writer:
         terms, bias = self._read[reader]
         for term in terms:
             weight, spikes = self._weight(term)
-            if not (np.isfinite(weight).all() and np.isfinite(bias).all()):
+            if not (torch.isfinite(weight).all() and torch.isfinite(bias).all()):
                 raise ScaDeployError(
                     f"layer '{term.name}' holds NaN or infinite weights", "train again with a lower train.lr"
                 )
@@ -170,24 +179,25 @@ class _Writer:
             alone = self._uses[term.name] == 1 and isinstance(layer, ConvSpec | LinearSpec)
             name = term.name if alone else self._free(f"{term.name}_to_{reader}")
             geometry = (layer.stride, layer.padding) if isinstance(layer, ConvSpec) else (1, 0)
-            self._add(name, _linear_node(weight * (spikes.scale * gain), bias * gain, spikes.shape, *geometry), spikes)
+            self.maps[name] = (weight * (spikes.scale * gain), bias * gain)
+            self._add(name, _linear_node(*self.maps[name], spikes.shape, *geometry), spikes)
             self._edges.append((name, reader))
-            bias = np.zeros_like(bias)
+            bias = torch.zeros_like(bias)
 
-    def _weight(self, term: _Term) -> tuple[Array, _Spikes]:
+    def _weight(self, term: _Term) -> tuple[torch.Tensor, _Spikes]:
         """A term's weight over all channels of the node it reads, and that node."""
         layer = self._layers.get(term.name)
         if isinstance(layer, ConvSpec | LinearSpec):
             spikes = self._spikes[self._sources[term.name][0]]
-            weight = _array(cast("nn.Conv2d | nn.Linear", self._network.layers[term.name]).weight)
+            weight = _double(cast("nn.Conv2d | nn.Linear", self._network.layers[term.name]).weight)
         else:
             spikes = self._spikes[term.name]
             size = len(spikes.channels)
-            weight = np.eye(size).reshape(size, size, *(1,) * (len(spikes.shape) - 1))
+            weight = torch.diag(_ones(size)).reshape(size, size, *(1,) * (len(spikes.shape) - 1))
         weight = weight[term.rows] * term.factor.reshape(-1, *(1,) * (weight.ndim - 1))
         if not spikes.whole:
-            narrow, weight = weight, np.zeros((len(weight), spikes.shape[0], *weight.shape[2:]))
-            weight[:, spikes.channels] = narrow
+            wide = weight.new_zeros(len(weight), spikes.shape[0], *weight.shape[2:])
+            weight = wide.index_copy(1, torch.from_numpy(spikes.channels), weight)
         return weight, spikes
 
     def _passed_on(self, layer: LayerSpec, spikes: _Spikes) -> _Spikes:
@@ -217,9 +227,10 @@ class _Writer:
         if spikes.whole:
             self._add(layer.name, _sum_pool(layer), spikes)
         else:
-            weight = np.zeros((len(spikes.channels), spikes.shape[0], layer.kernel, layer.kernel))
+            weight = torch.zeros(len(spikes.channels), spikes.shape[0], layer.kernel, layer.kernel, dtype=torch.float64)
             weight[np.arange(len(weight)), spikes.channels] = 1.0
-            self._add(layer.name, _linear_node(weight, np.zeros(len(weight)), spikes.shape, layer.step, 0), spikes)
+            self.maps[layer.name] = (weight, 0.0 * _ones(len(weight)))
+            self._add(layer.name, _linear_node(*self.maps[layer.name], spikes.shape, layer.step, 0), spikes)
         self._nodes[name] = _neurons(0.0, 0.5, self._shapes[layer.name])
         self._edges.append((layer.name, name))
         return self._all_of(layer.name, name)
@@ -238,8 +249,8 @@ class _Writer:
         return name
 
 
-def _linear_node(weight: Array, bias: Array, shape: Shape, stride: int, padding: int) -> nir.NIRNode:
-    narrow_weight, narrow_bias = weight.astype(np.float32), bias.astype(np.float32)
+def _linear_node(weight: torch.Tensor, bias: torch.Tensor, shape: Shape, stride: int, padding: int) -> nir.NIRNode:
+    narrow_weight, narrow_bias = (tensor.detach().numpy().astype(np.float32) for tensor in (weight, bias))
     if weight.ndim == 2:
         return nir.Affine(narrow_weight, narrow_bias)
     return nir.Conv2d(
@@ -272,5 +283,9 @@ def _sum_pool(layer: AvgPoolSpec) -> nir.SumPool2d:
     )
 
 
-def _array(tensor: torch.Tensor) -> Array:
-    return tensor.detach().cpu().double().numpy()
+def _double(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor.cpu().double()
+
+
+def _ones(size: int) -> torch.Tensor:
+    return torch.ones(size, dtype=torch.float64)
