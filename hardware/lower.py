@@ -22,8 +22,8 @@ import numpy as np
 import numpy.typing as npt
 
 from sca_deploy.errors import ScaDeployError
-from sca_deploy.hardware.frontend import Path, Population, read_populations
 from sca_deploy.hardware.euler import Neuron
+from sca_deploy.hardware.frontend import Path, Population, read_populations
 from sca_deploy.hardware.operators import FloatArray
 from sca_deploy.hardware.program import (
     ACTIVATION_LIMIT,
@@ -47,7 +47,9 @@ MIN_LEVELS = 2.0
 """A layer whose largest weight or threshold keeps fewer integer steps than this computes nothing useful."""
 
 
-def lower(graph: nir.NIRGraph, *, dt: float, steps: int, input_bits: int) -> Program:
+def lower(
+    graph: nir.NIRGraph, *, dt: float, steps: int, input_bits: int, scales: Mapping[str, float] | None = None
+) -> Program:
     """The Program that runs `graph` on Loihi 2.
 
     Args:
@@ -55,6 +57,7 @@ def lower(graph: nir.NIRGraph, *, dt: float, steps: int, input_bits: int) -> Pro
         dt: time step in seconds of the graph's time constants.
         steps: time steps a sample lasts.
         input_bits: 0 for a binary input, b for graded input spikes of 0 to 2^b - 1.
+        scales: of layers by name; the others get their largest.
 
     Raises:
         ScaDeployError: naming the node or layer and the limit it breaks.
@@ -64,7 +67,7 @@ def lower(graph: nir.NIRGraph, *, dt: float, steps: int, input_bits: int) -> Pro
     if not 0 <= input_bits <= MESSAGE_BITS_MAX:
         raise ScaDeployError(f"input of {input_bits} bits, the chip's messages carry 0 to {MESSAGE_BITS_MAX}")
     input_shape, populations = read_populations(graph, dt)
-    return assemble(input_shape, populations, Rules(steps, input_bits))
+    return assemble(input_shape, populations, Rules(steps, input_bits), scales)
 
 
 @dataclass(frozen=True)

@@ -84,7 +84,7 @@ def train(options: Options, config: str, output: Path | None, arm: str, resume: 
     checkpoint = job.folder / arm / "train" / "checkpoint.pt"
     if resume and not checkpoint.exists():
         raise ScaDeployError(f"there is no {checkpoint} to continue", "leave --resume out to begin")
-    pipeline.start(job, [arm], deploy=False)
+    pipeline.start(job, [arm])
     pipeline.train_arm(job, arm)
     last = read_log(job.folder / arm / "train")[-1]
     text = f"{job.folder}/{arm}: {last['epoch']} epochs, test accuracy {100 * last['test_accuracy']:.2f} % (measured)"
@@ -201,19 +201,44 @@ def verify(
 @cli.command("map")
 @click.argument("source", type=PATH)
 @click.option("--chip", help="A chip's name or .toml file; default is the run's.")
+@click.option("--chips", type=click.IntRange(1), help="Chips there are; default is the chip's largest system.")
+@click.option("--system", help="System the network must fit, such as oheo-gulch, kapoho-point or hala-point.")
+@click.option("--keep", help="Fractions of channels, comma-separated: what the network would take with so many.")
+@click.option("--plot", type=PATH, help=".png of cores against the fraction of channels kept.")
 @reading
 @common
-def map_(options: Options, source: Path, chip: str | None, **flags: Any) -> None:
-    """How many neurocores each layer takes, and what fills them."""
-    from sca_deploy.hardware.mapping import check_fits, map_program
-    from sca_deploy.report.tables import mapping_table
+def map_(
+    options: Options,
+    source: Path,
+    chip: str | None,
+    chips: int | None,
+    system: str | None,
+    keep: str | None,
+    plot: Path | None,
+    **flags: Any,
+) -> None:
+    """How many neurocores each layer takes, what fills them, and what would save some."""
+    from sca_deploy.hardware.mapping import available, check_fits, map_program
+    from sca_deploy.hardware.what_if import what_if
+    from sca_deploy.report.tables import mapping_table, what_if_table
 
     artifact = _open(source, flags)
     target = _chip(artifact, chip)
+    available(target, chips, system)  # an unknown system is said before anything is worked out
     mapping = map_program(artifact.program, target)
     document = mapping.as_dict()
-    options.result(document, mapping_table(document))
-    check_fits(mapping, target)
+    text = mapping_table(document)
+    if keep is not None or plot is not None:
+        narrower = what_if(artifact.program, target, _fractions(keep))
+        document["what_if"] = narrower.as_dict()
+        text = f"{text}\n\n{what_if_table(document['what_if'])}"
+        if plot is not None:
+            from sca_deploy.report.narrowing import plot_what_if
+
+            plot_what_if(plot, document["what_if"])
+            text = f"{text}\n\nwritten: {plot}"
+    options.result(document, text)
+    check_fits(mapping, target, chips, system)
 
 
 @cli.command()
@@ -349,6 +374,13 @@ def _default_output(artifact: Artifact, target: str, suffix: str) -> Path:
     if place == source:
         raise UsageError(f"{place} would be written over itself", "give --output")
     return place
+
+
+def _fractions(text: str | None) -> tuple[float, ...]:
+    try:
+        return tuple(float(part) for part in text.split(",")) if text is not None else ()
+    except ValueError:
+        raise UsageError(f"--keep {text} does not hold fractions", "give --keep 0.8,0.5 or the like") from None
 
 
 def _comma_separated(text: str) -> tuple[str, ...]:

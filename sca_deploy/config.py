@@ -126,6 +126,20 @@ class PruneConfig:
 
 
 @dataclass(frozen=True)
+class LowerConfig:
+    """How a trained network becomes integers."""
+
+    search: bool = True
+    """Whether each layer's scale is searched; without it the largest that fits is taken."""
+    samples: int = 128
+    """Training samples to search on."""
+    finetune: int = 0
+    """Epochs of fine-tuning in integers, at most, where the chip loses more than `max_drop`."""
+    max_drop: float = 0.3
+    """Percentage points that the chip may lose against the float network."""
+
+
+@dataclass(frozen=True)
 class VerifyConfig:
     """How many test samples real Lava repeats in a `run`."""
 
@@ -144,6 +158,7 @@ class Config:
     network: NetworkConfig = field(default_factory=NetworkConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     prune: PruneConfig = field(default_factory=PruneConfig)
+    lower: LowerConfig = field(default_factory=LowerConfig)
     verify: VerifyConfig = field(default_factory=VerifyConfig)
 
     def __post_init__(self) -> None:
@@ -301,6 +316,9 @@ def _check(config: Config) -> None:
         ("data.augment.crop", data.augment.crop, 0, 4096),
         ("data.augment.cutout", data.augment.cutout, 0, 4096),
         ("data.augment.rotation", data.augment.rotation, 0, 180),
+        ("lower.samples", config.lower.samples, 1, 1e6),
+        ("lower.finetune", config.lower.finetune, 0, 1e6),
+        ("lower.max_drop", config.lower.max_drop, 0, 100),
         ("verify.samples", config.verify.samples, 1, 1e6),
         ("verify.timeout", config.verify.timeout, 1, 1e6),
     ]

@@ -24,6 +24,7 @@ import numpy.typing as npt
 import torch
 
 from sca_deploy.artifact import ARMS, Artifact, arm_folder, open_artifact, read_graph
+from sca_deploy.calibrate import calibrate
 from sca_deploy.checkpoint import load_network, save_network
 from sca_deploy.compare import compare
 from sca_deploy.config import Config, PruneConfig, decisive
@@ -32,6 +33,7 @@ from sca_deploy.data import Dataset, configured
 from sca_deploy.errors import DoesNotFit, MissingExtra, ScaDeployError, UsageError
 from sca_deploy.evaluate import evaluate
 from sca_deploy.exporters.base import Deployable, Exporter, exporter
+from sca_deploy.exporters.nir import write_nir
 from sca_deploy.files import read_json, sha256, write_json
 from sca_deploy.graph import DT, to_nir
 from sca_deploy.hardware.chip import Chip, load_chip
@@ -83,20 +85,15 @@ def arm_config(config: Config, arm: str) -> Config:
     return config
 
 
-def start(job: Job, arms: Sequence[str] = ARMS, deploy: bool = True) -> None:
+def start(job: Job, arms: Sequence[str] = ARMS) -> None:
     """Find out what can be known to be wrong before any training, then leave the resolved config in the folder.
-
-    Args:
-        deploy: whether a network whose paths join, which no chip takes yet, is refused; others are always checked.
 
     Raises:
         UsageError: if the config cannot be meant, or the folder holds a run of another one.
         ScaDeployError: if the data set is missing, or the network is one that no chip can run.
     """
     network = SpikingNetwork(network_spec(job.config, job.dataset))
-    joins = any(len(sources) > 1 for sources in network.spec.sources)
-    if deploy or not joins:
-        read_populations(to_nir(network), DT)
+    read_populations(to_nir(network), DT)
     for arm in arms:
         prune = arm_config(job.config, arm).prune
         method(prune.method)(network, prune, Plan(job.config.train.epochs, 1))
@@ -109,8 +106,12 @@ def start(job: Job, arms: Sequence[str] = ARMS, deploy: bool = True) -> None:
 
 
 def _decides(plain: Any) -> Any:
-    """The part of a config.json that decides the networks."""
-    return decisive(Config.from_plain(plain)) if isinstance(plain, dict) else plain
+    """The part of a config.json that decides the networks; a run may be lowered again in another way."""
+    if not isinstance(plain, dict):
+        return plain
+    decides = decisive(Config.from_plain(plain))
+    del decides["lower"]
+    return decides
 
 
 def run(job: Job) -> tuple[dict[str, Any], ScaDeployError | None]:
@@ -177,29 +178,39 @@ def train_arm(job: Job, arm: str) -> None:
 
 
 def compact_arm(job: Job, arm: str) -> None:
-    """Checkpoint -> network.pt without masked channels, proven on real test samples."""
+    """Checkpoint -> network.pt without masked channels, proven on real test samples, with its integers' scales."""
     folder = job.folder / arm
     checkpoint = folder / "train" / "checkpoint.pt"
     network, _ = load_network(checkpoint)
     small = compact(network)
     proof = prove(network, small, torch.from_numpy(job.inputs.fixed(job.dataset.test_x[:PROOF_SAMPLES])))
-    save_network(folder / "network.pt", small, input_bits=job.inputs.bits, checkpoint=sha256(checkpoint))
     kept = {"before": network.kept_channels, "after": small.kept_channels}
     write_json(folder / "compaction.json", {**vars(proof), **kept})
     job.console.say(
         f"{arm}: compacted to {sum(small.kept_channels.values())} channels; {proof.spikes_compared:,} spikes equal, "
         f"logits within {proof.max_logit_difference:g}"
     )
+    batches = job.config.lower.finetune * -(-len(job.dataset.train_x) // job.config.train.batch_size)
+    populations = read_populations(to_nir(small), DT)[1] if job.config.lower.search else []
+    with job.console.progress(f"{arm}: calibrate", len(populations) + batches) as advance:
+        calibrated = calibrate(small, job.config, job.dataset, advance)
+    write_json(folder / "calibration.json", calibrated.report)
+    if calibrated.report.get("epochs"):
+        drops = "{drop_before:.2f} to {drop:.2f} points in {epochs} epochs".format(**calibrated.report)
+        job.console.say(f"{arm}: fine-tuned in integers, from a drop of {drops} (on training samples)")
+    extra = {"input_bits": job.inputs.bits, "checkpoint": sha256(checkpoint), "scales": calibrated.scales}
+    save_network(folder / "network.pt", calibrated.network, **extra)
 
 
 def lower_arm(job: Job, arm: str) -> None:
     """network.pt -> network.nir -> program.npz, with a manifest for all three."""
     folder = job.folder / arm
-    network, _ = load_network(folder / "network.pt")
-    deployable = Deployable(to_nir(network), DT, title=f"{job.config.name}-{arm}")
-    exporter("nir").export(deployable, folder / "network.nir")
-    graph = read_graph(folder / "network.nir")
-    lower(graph, dt=DT, steps=network.spec.steps, input_bits=job.inputs.bits).save(folder / "program.npz")
+    network, document = load_network(folder / "network.pt")
+    # Networks whose paths join are outside the profile that `export --target nir` promises.
+    write_nir(Deployable(to_nir(network), DT, title=f"{job.config.name}-{arm}"), folder / "network.nir")
+    graph, scales = read_graph(folder / "network.nir"), document["scales"]
+    program = lower(graph, dt=DT, steps=network.spec.steps, input_bits=job.inputs.bits, scales=scales)
+    program.save(folder / "program.npz")
     files = {name: folder / name for name in ("network.pt", "network.nir", "program.npz")}
     write_json(folder / "manifest.json", manifest(job.config, job.chip, files))
 
