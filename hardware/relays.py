@@ -17,33 +17,43 @@ WEIGHT = 2
 
 
 def with_relays(layers: Sequence[Layer]) -> tuple[Layer, ...]:
-    """The layers with a chain of relays before every convolution that would have to wait; readers share them."""
+    """The layers with a chain of relays before every convolution that would have to wait; readers share them.
+
+    The relays of a layer are called `<layer>_relay1`, `<layer>_relay2` and so on.
+    """
     stage = stages(layers)
-    known = {layer.name: layer for layer in layers}
+    sources = {layer.name: layer for layer in layers}
+    relays: dict[tuple[str, int], Layer] = {}
     result: list[Layer] = []
     for layer in layers:
         synapses: list[Synapse] = []
         for synapse in layer.synapses:
-            source = synapse.source
-            if isinstance(synapse, Conv) and source != INPUT:
-                for _ in range(stage[layer.name] - stage[source] - 1):
-                    relay = _relay(known[source])
-                    if relay.name not in known:
-                        known[relay.name] = relay
-                        result.append(relay)
-                    source = relay.name
-            synapses.append(replace(synapse, source=source))
+            read = synapse.source
+            if isinstance(synapse, Conv) and read != INPUT:
+                for number in range(1, stage[layer.name] - stage[synapse.source]):
+                    if (synapse.source, number) not in relays:
+                        name = _free(f"{synapse.source}_relay{number}", sources)
+                        relays[synapse.source, number] = _relay(name, read, sources[synapse.source])
+                        result.append(relays[synapse.source, number])
+                    read = relays[synapse.source, number].name
+            synapses.append(replace(synapse, source=read))
         result.append(replace(layer, synapses=tuple(synapses)))
     return tuple(result)
 
 
-def _relay(source: Layer) -> Layer:
+def _free(name: str, taken: dict[str, Layer]) -> str:
+    while name in taken:
+        name += "_"
+    return name
+
+
+def _relay(name: str, read: str, source: Layer) -> Layer:
     channels = source.shape[0]
     weight = np.full((channels, 1, 1, 1), WEIGHT, np.int32)
     return Layer(
-        name=f"{source.name}_relay",
+        name=name,
         shape=source.shape,
-        synapses=(Conv(source.name, weight, groups=channels),),
+        synapses=(Conv(read, weight, groups=channels),),
         v_decay=DECAY_ONE,
         threshold=WEIGHT - 1,
         bias=np.zeros(channels, np.int32),

@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 from sca_deploy.errors import ScaDeployError
 from sca_deploy.hardware.lower import lower
 from sca_deploy.hardware.simulate import simulate
-from tests.hardware.test_frontend import DT, chain, lif, pool
+from tests.hardware.nir_reference import run_graph
+from tests.hardware.test_frontend import DT, GRAPHS, RNG, chain, cuba, lif, linear, net, pool, residual
 
 
 def graph(weight, bias, beta=0.5, threshold=1.0, readout=None):
@@ -124,3 +125,82 @@ def test_a_threshold_that_rounds_to_nearly_nothing_is_refused():
 def test_payloads_wider_than_a_message_are_refused():
     with pytest.raises(ScaDeployError, match="input of 17 bits"):
         lower(graph(np.ones((1, 2)), np.zeros(1)), dt=DT, steps=4, input_bits=17)
+
+
+@pytest.mark.parametrize("feature", GRAPHS)
+def test_every_feature_gives_nearly_the_spikes_of_the_graph_run_node_by_node(feature):
+    RNG.bit_generator.state = np.random.default_rng(7).bit_generator.state
+    shape, graph_ = GRAPHS[feature]()
+    program = lower(graph_, dt=DT, steps=12, input_bits=0)
+    x = (RNG.random((40, 12, *shape)) < 0.4).astype(np.uint8)
+    expected, _ = run_graph(graph_, x, DT)
+    run = simulate(program, x.reshape(40, 12, *program.input_shape), record=["spikes"])
+    for name in expected:
+        if hasattr(graph_.nodes[name], "v_threshold"):
+            spikes = run.records[name]["spikes"].reshape(expected[name].shape)
+            # 8 bits a weight move a potential across its threshold now and then, and one spike moves others.
+            assert (spikes != expected[name]).mean() < 0.03, name
+
+
+def test_where_a_convolution_waits_relays_repeat_its_sources_spikes():
+    shape, graph_ = residual()
+    program = lower(graph_, dt=DT, steps=12, input_bits=0)
+    relays = {layer.name: layer for layer in program.layers if "_relay" in layer.name}
+    assert list(relays) == ["a_relay1", "c_relay1"]
+    assert program.stages["c"] == program.stages["a_relay1"] + 1 == program.stages["a"] + 2
+    run = simulate(program, (RNG.random((10, 12, *shape)) < 0.4).astype(np.uint8), record=["spikes"])
+    for name in relays:
+        np.testing.assert_array_equal(run.records[name]["spikes"], run.records[name.removesuffix("_relay1")]["spikes"])
+        assert run.records[name]["spikes"].any()
+
+
+def test_a_long_way_round_takes_one_relay_a_step_and_readers_share_them():
+    nodes = {"input": nir.Input({"input": np.array([2, 3, 3])}), "output": nir.Output({"output": np.array([1])})}
+    names = ["a", "b", "c", "d", "e"]
+    for name in names:
+        nodes |= {name: lif((2, 3, 3)), f"to_{name}": identity_conv()}
+    edges = "input>to_a " + " ".join(f"to_{n}>{n}" for n in names) + " a>to_b b>to_c c>to_d d>to_e a>d a>e e>output"
+    program = lower(net(nodes, edges), dt=DT, steps=4, input_bits=0)
+    assert [layer.name for layer in program.layers if "relay" in layer.name] == ["a_relay1", "a_relay2", "a_relay3"]
+    assert [synapse.source for synapse in program["d"].synapses] == ["c", "a_relay2"]
+    assert [synapse.source for synapse in program["e"].synapses] == ["d", "a_relay3"]
+
+
+def test_a_relay_gets_a_name_that_nobody_has():
+    nodes = {"input": nir.Input({"input": np.array([2, 3, 3])}), "output": nir.Output({"output": np.array([1])})}
+    for name in ("a", "a_relay1", "c"):
+        nodes |= {name: lif((2, 3, 3)), f"to_{name}": identity_conv()}
+    edges = "input>to_a to_a>a a>to_a_relay1 to_a_relay1>a_relay1 a_relay1>to_c to_c>c a>c c>output"
+    program = lower(net(nodes, edges), dt=DT, steps=4, input_bits=0)
+    assert [synapse.source for synapse in program["c"].synapses] == ["a_relay1", "a_relay1_"]
+
+
+def identity_conv():
+    weight = np.eye(2, dtype=np.float32).reshape(2, 2, 1, 1)
+    return nir.Conv2d((3, 3), weight, (1, 1), (0, 0), (1, 1), 1, np.zeros(2, np.float32))
+
+
+def test_fully_connected_synapses_wait_by_themselves():
+    nodes = {"input": nir.Input({"input": np.array([3])}), "output": nir.Output({"output": np.array([2])})}
+    for name in "abc":
+        nodes |= {name: lif((3,)), f"to_{name}": linear(3, 3)}
+    program = lower(
+        net(nodes, "input>to_a to_a>a a>to_b to_b>b b>to_c to_c>c a>c c>output"), dt=DT, steps=4, input_bits=0
+    )
+    assert [layer.name for layer in program.layers] == ["a", "b", "c"]
+    assert [program.wait(program["c"], synapse) for synapse in program["c"].synapses] == [0, 1]
+
+
+@settings(max_examples=100)
+@given(st.integers(0, 2**32 - 1), st.floats(1.0, 30.0), st.integers(1, 60))
+def test_no_input_can_wrap_a_current_that_piles_up(seed, tau, steps):
+    rng = np.random.default_rng(seed)
+    weight = rng.normal(0.3, 1, (4, 20)).astype(np.float32)
+    graph_ = chain((20,), nir.Linear(weight), cuba((4,), tau_syn=tau * DT), nir.Linear(np.eye(4, dtype=np.float32)))
+    [layer, _] = lower(graph_, dt=DT, steps=steps, input_bits=0).layers
+    integers = layer.synapses[0].weight.astype(int)
+    for swing in (integers.clip(min=0).sum(1).max(), integers.clip(max=0).sum(1).min()):
+        u = 0
+        for _ in range(steps):
+            u = int(np.sign(u)) * (abs(u) * (4096 - layer.u_decay) >> 12) + 64 * int(swing)
+            assert abs(u) < 2**23
