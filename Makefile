@@ -39,7 +39,7 @@ coverage: $(STAMP)  ## the tests, with the lines they miss
 	$(BIN)/coverage run -m pytest $(PYTEST_ARGS)
 	$(BIN)/coverage report
 
-benchmarks: $(STAMP)  ## run every script of benchmarks/
+benchmarks: demo  ## run every script of benchmarks/
 	@set -e; for script in benchmarks/*.py; do echo "$$script"; $(BIN)/python "$$script"; done
 
 wheel: $(STAMP)  ## build sdist and wheel into dist/
@@ -62,5 +62,5 @@ $(STAMP): pyproject.toml constraints.txt
 	  [ "$$($(BIN)/python -c '$(VERSION)')" = "$$($(PYTHON) -c '$(VERSION)')" ] || $(PYTHON) -m venv --clear $(VENV)
 	$(BIN)/python -m pip install -c constraints.txt -e '.[lava,test]'
 	$(BIN)/python -m pip install -c constraints.txt --no-deps --ignore-requires-python lava-nc lava-dl
-	$(BIN)/python -m pip install -c constraints.txt --no-deps tonic importRosbag aedat
+	$(BIN)/python -m pip install -c constraints.txt --no-deps tonic importRosbag aedat neurobench snntorch
 	@touch $@

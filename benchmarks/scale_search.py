@@ -1,8 +1,8 @@
 """What the scale search is worth: accuracy of a run's networks in floats, and on the simulated chip with and without.
 
-    python benchmarks/scale_search.py RUN [--within 0.3] [--json]
+    python benchmarks/scale_search.py [RUN] [--within 0.3] [--json]
 
-RUN is a folder that `sca-deploy run` wrote. Both arms are lowered twice, at the largest scales that fit and at
+RUN is a folder that `sca-deploy run` wrote, runs/digits by default. Both arms are lowered twice, at the largest scales that fit and at
 those the search finds on training samples (as many as the run's config says), and classify the whole test set.
 The differences between float and chip in single spikes and predictions are shown beside the accuracies, whose
 own uncertainty on 10,000 images is about 0.3 points.
@@ -74,7 +74,7 @@ def table(results: list[dict[str, Any]]) -> str:
 def main() -> int:
     """Measure both arms and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("run", type=Path)
+    parser.add_argument("run", type=Path, nargs="?", default=Path("runs/digits"))
     parser.add_argument("--within", type=float, default=100.0, help="exit with 1 if the searched loses more points")
     parser.add_argument("--json", action="store_true", help="print one JSON document instead of the table")
     options = parser.parse_args()

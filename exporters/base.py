@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 GROUP = "sca_deploy.exporters"
 
 _BUILT_IN = (
+    EntryPoint("lava", "sca_deploy.exporters.lava:LavaExporter", GROUP),
     EntryPoint("loihi2", "sca_deploy.exporters.loihi2:Loihi2Exporter", GROUP),
     EntryPoint("nir", "sca_deploy.exporters.nir:NirExporter", GROUP),
     EntryPoint("onnx", "sca_deploy.exporters.onnx:OnnxExporter", GROUP),

@@ -1,43 +1,30 @@
 """The `.net` file of lava-dl: an HDF5 description that `lava.lib.dl.netx.hdf5.Network` loads.
 
-The file holds one chain: `layer/0` is the input (no neuron), then convolutions, `flatten` marks and
-dense layers, each with CUBA neurons. What netx does to dense weights before it runs them is not always
-exact, and its convolutions do nothing to theirs; a dense layer that netx would change or refuse is
-therefore written as the convolution that computes the same sums (see `survives_netx`).
+The file holds one chain: the input, with or without neurons, then convolutions, `flatten` marks and dense
+layers, which may have delays or read themselves, each with CUBA neurons. What netx does to dense weights before
+it runs them is not always exact, and its convolutions do nothing to theirs; a dense layer that netx would change
+or refuse is therefore written as the convolution that computes the same sums (see `netx_weights`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from itertools import chain
 from pathlib import Path
-from typing import Any
 
 import h5py
 import numpy as np
-import numpy.typing as npt
 
 from sca_deploy.errors import ScaDeployError, UsageError
+from sca_deploy.exporters.netx_reading import GEOMETRY_MAX, NEURON_FIELDS, SIDES, NetFile, read_net, read_program
+from sca_deploy.exporters.netx_weights import survives_netx
 from sca_deploy.files import atomic_path
 from sca_deploy.hardware.program import INPUT, Conv, Dense, IntArray, Layer, Program, Shape, Synapse
 
-GEOMETRY_MAX = 127
-"""Lava keeps kernel size, stride, padding, dilation and groups of a convolution in 8 signed bits."""
-VALUES_MAX = 1 << 28
-"""A dataset that claims more values than this is not read."""
-NEURON_FIELDS = ("iDecay", "vDecay", "vThMant")
-SIDES = ("stride", "padding", "dilation")
+__all__ = ["NetFile", "net_difference", "plan_net", "read_net", "read_program", "survives_netx", "write_net"]
 
-
-@dataclass(frozen=True, eq=False)
-class NetFile:
-    """What a `.net` file holds, in the terms of a Program: its layers form one chain.
-
-    input_shape is what the file declares, (features, 1, 1) for a flat input that a convolution reads.
-    """
-
-    input_shape: Shape
-    layers: tuple[Layer, ...]
+ANY_GRAPH = "export with --target lava, which holds any network"
 
 
 def write_net(program: Program, path: str | Path) -> tuple[str, ...]:
@@ -60,19 +47,6 @@ def write_net(program: Program, path: str | Path) -> tuple[str, ...]:
     return converted
 
 
-def survives_netx(weight: npt.NDArray[np.integer[Any]]) -> bool:
-    """Whether netx and Lava's Dense compute with exactly these (out, in) even integers of -256 to 254.
-
-    netx shifts the weights up until the largest fills 8 bits and Lava shifts the sums down again. With
-    no positive weight the magnitudes are clipped to 255 in between, which a power of two reaches as
-    256: -256, -128, ... are lost. An all-zero matrix has no largest weight and raises OverflowError.
-    """
-    low, high = int(weight.min()), int(weight.max())
-    if high > 0:
-        return True
-    return low < 0 and (-low & (-low - 1)) != 0
-
-
 def plan_net(program: Program) -> tuple[NetFile, tuple[str, ...]]:
     """The file's layers for a Program, and the names of the dense layers that become convolutions.
 
@@ -80,43 +54,89 @@ def plan_net(program: Program) -> tuple[NetFile, tuple[str, ...]]:
         UsageError: as `write_net`.
     """
     _check_chain(program)
-    converted = _dense_as_conv(program)
-    input_shape = program.input_shape
-    if program.layers[0].name in converted and len(input_shape) == 1:
-        input_shape = (*input_shape, 1, 1)
+    maps = _dense_as_conv(program)
+    names = [layer.name for layer in program.layers]
+    input_shape = _as_map(program.input_shape) if names[0] in maps else program.input_shape
     layers: list[Layer] = []
     source = input_shape
     for layer in program.layers:
-        layers.append(_as_conv(layer, source) if layer.name in converted else _as_written(layer))
+        layers.append(_as_conv(layer, source) if layer.name in maps else _as_written(layer))
         source = layers[-1].shape
-    return NetFile(input_shape, tuple(layers)), tuple(n.name for n in program.layers if n.name in converted)
+    converted = tuple(layer.name for layer in program.layers if layer.name in maps and layer.synapses)
+    return NetFile(input_shape, tuple(layers)), converted
 
 
 def _check_chain(program: Program) -> None:
     previous = INPUT
-    for layer in program.layers:
+    for number, layer in enumerate(program.layers):
+        expected = [] if layer.injected and number == 0 else [previous]
         sources = [synapse.source for synapse in layer.synapses]
-        if sources != [previous]:
+        if layer.injected and (layer.synapses or layer.bias.any()):
+            raise UsageError(
+                f"layer '{layer.name}' has an injected input and {'synapses' if layer.synapses else 'a bias'}; "
+                "netx has input neurons without",
+                ANY_GRAPH,
+            )
+        if [source for source in sources if source != layer.name] != expected or sources.count(layer.name) > 1:
             raise UsageError(
                 f"layer '{layer.name}' reads {', '.join(sources)}; a .net file is a chain, where it reads {previous}",
-                "export to a format that holds branches, such as nir",
+                ANY_GRAPH,
             )
+        if layer.recurrent:
+            _check_recurrent(layer)
         previous = layer.name
+
+
+def _check_recurrent(layer: Layer) -> None:
+    """netx has one list of delays for both synapses, and forgets to scale the weights that have any."""
+    forward, own = _parts(layer)
+    if (forward.delay_range, own.delay_range) != ((0, 0), (1, 1)):
+        raise UsageError(
+            f"layer '{layer.name}' reads itself with delays of {own.delay_range[1]} and its source with "
+            f"{forward.delay_range[1]}; netx runs only 1 and 0",
+            ANY_GRAPH,
+        )
+    if not survives_netx(forward.weight, own.weight):
+        raise UsageError(f"layer '{layer.name}': netx would change the weights of this recurrent layer", ANY_GRAPH)
+
+
+def _parts(layer: Layer) -> tuple[Dense, Dense]:
+    """The synapses of a recurrent layer: from its source, and from itself."""
+    forward, own = sorted(layer.synapses, key=lambda synapse: synapse.source == layer.name)
+    if isinstance(forward, Conv) or isinstance(own, Conv):
+        raise UsageError(f"layer '{layer.name}' is a convolution that reads itself, which netx has not", ANY_GRAPH)
+    return forward, own
 
 
 def _dense_as_conv(program: Program) -> set[str]:
     """Names of the dense layers to write as convolutions: those netx would change, and those feeding them.
 
-    A convolution cannot read a flat layer, so dense layers before it must be (features, 1, 1) as well.
+    A convolution cannot read a flat layer, so what is flat before it must be (features, 1, 1) as well.
     """
-    converted: set[str] = set()
+    maps: set[str] = set()
     needed = False
     for layer in reversed(program.layers):
-        synapse = layer.synapses[0]
-        needed = isinstance(synapse, Dense) and (needed or not survives_netx(synapse.weight))
-        if needed:
-            converted.add(layer.name)
-    return converted
+        if layer.synapses and isinstance(layer.synapses[0], Conv):
+            needed = False
+        elif needed or not _survives(layer):
+            needed = True
+            _check_converts(layer)
+            maps.add(layer.name)
+    return maps
+
+
+def _survives(layer: Layer) -> bool:
+    return survives_netx(*(synapse.weight for synapse in layer.synapses)) if layer.synapses else True
+
+
+def _check_converts(layer: Layer) -> None:
+    delays = [synapse.delay_range[1] for synapse in layer.synapses if isinstance(synapse, Dense)]
+    if any(delays):
+        raise UsageError(
+            f"layer '{layer.name}' has to be a convolution, because netx would change its weights or those of a layer "
+            f"it feeds; delays of {max(delays)} steps are only possible in a dense layer",
+            ANY_GRAPH,
+        )
 
 
 def _as_conv(layer: Layer, source: Shape) -> Layer:
@@ -125,6 +145,8 @@ def _as_conv(layer: Layer, source: Shape) -> Layer:
     Lava's Conv spends time on every pair of channels in a group, so a layer without weights is split into
     as many groups as possible.
     """
+    if not layer.synapses:
+        return replace(layer, shape=_as_map(layer.shape))
     (dense,) = layer.synapses
     weight, groups = dense.weight.reshape(layer.neurons, *source), 1
     if not weight.any():
@@ -132,14 +154,19 @@ def _as_conv(layer: Layer, source: Shape) -> Layer:
         weight = weight[:, : source[0] // groups]
     conv = Conv(dense.source, weight, groups=groups)
     _check_geometry(layer.name, conv)
-    return replace(layer, shape=(*layer.shape, 1, 1), synapses=(conv,))
+    return replace(layer, shape=_as_map(layer.shape), synapses=(conv,))
+
+
+def _as_map(shape: Shape) -> Shape:
+    return shape if len(shape) == 3 else (*shape, 1, 1)
 
 
 def _as_written(layer: Layer) -> Layer:
-    (synapse,) = layer.synapses
-    if isinstance(synapse, Dense):
+    if layer.recurrent:
+        return replace(layer, synapses=_parts(layer))
+    if not layer.synapses or isinstance(layer.synapses[0], Dense):
         return layer
-    conv = _fewer_groups(synapse)
+    conv = _fewer_groups(layer.synapses[0])
     _check_geometry(layer.name, conv)
     return replace(layer, synapses=(conv,))
 
@@ -174,26 +201,28 @@ def _check_geometry(name: str, conv: Conv) -> None:
 
 def _write(file: h5py.File, net: NetFile) -> None:
     root = file.create_group("layer")
-    _entry(root, "input")["shape"] = np.array(net.input_shape, np.int32)
     source = net.input_shape
+    if not net.layers[0].injected:
+        _entry(root, "input")["shape"] = np.array(net.input_shape, np.int32)
     for layer in net.layers:
-        if isinstance(layer.synapses[0], Dense) and len(source) == 3:
+        if layer.synapses and isinstance(layer.synapses[0], Dense) and len(source) == 3:
             _entry(root, "flatten")
         _write_layer(root, layer)
         source = layer.shape
 
 
 def _write_layer(root: h5py.Group, layer: Layer) -> None:
-    (synapse,) = layer.synapses
-    entry = _entry(root, "conv" if isinstance(synapse, Conv) else "dense")
+    entry = _entry(root, _kind(layer))
     entry["shape"] = np.array(layer.shape, np.int32)
-    entry["weight"] = synapse.weight.astype(np.int16)
-    # netx takes a full bias as it is, in Lava's (width, height, channel) order; .T leaves flat ones alone.
-    entry["bias"] = layer.bias.T.astype(np.int16)
-    if isinstance(synapse, Conv):
-        for what in SIDES:
-            entry[what] = np.array(getattr(synapse, what), np.int32)
-        entry["groups"] = np.int32(synapse.groups)
+    for what, synapse in zip(("weight", "weight_rec"), layer.synapses, strict=False):
+        entry[what] = synapse.weight.astype(np.int16)
+        _write_shape_of_synapse(entry, layer, synapse)
+    if layer.injected:
+        # What the host makes of a value before it writes it into the bias: nothing.
+        entry["weight"], entry["bias"] = np.int32(1), np.int32(0)
+    else:
+        # netx takes a full bias as it is, in Lava's (width, height, channel) order; .T leaves flat ones alone.
+        entry["bias"] = layer.bias.T.astype(np.int16)
     neuron = entry.create_group("neuron")
     neuron["type"] = np.array([b"CUBA"], "S10")
     for field, value in zip(NEURON_FIELDS, (layer.u_decay, layer.v_decay, layer.threshold), strict=True):
@@ -201,112 +230,28 @@ def _write_layer(root: h5py.Group, layer: Layer) -> None:
         neuron[field] = np.int32(value)
 
 
+def _write_shape_of_synapse(entry: h5py.Group, layer: Layer, synapse: Synapse) -> None:
+    if isinstance(synapse, Conv):
+        for what in SIDES:
+            entry[what] = np.array(getattr(synapse, what), np.int32)
+        entry["groups"] = np.int32(synapse.groups)
+    elif synapse.delay_range[1] and not layer.recurrent:
+        # A delay for every synapse: netx takes a list for outputs or inputs, whichever its length fits first.
+        entry["delay"] = np.broadcast_to(np.asarray(synapse.delay, np.int32), synapse.weight.shape)
+
+
+def _kind(layer: Layer) -> str:
+    if layer.injected:
+        return "input"
+    if isinstance(layer.synapses[0], Conv):
+        return "conv"
+    return "dense_rec" if layer.recurrent else "dense"
+
+
 def _entry(root: h5py.Group, kind: str) -> h5py.Group:
     entry = root.create_group(str(len(root)))
     entry["type"] = np.array([kind.encode()], "S10")
     return entry
-
-
-def read_net(path: str | Path) -> NetFile:
-    """Read a `.net` file of the kind `write_net` writes into plain arrays.
-
-    Links to other files or places are not followed, and data kept outside the file is not read.
-
-    Raises:
-        ScaDeployError: if the file is missing, damaged, or holds anything else.
-    """
-    try:
-        with h5py.File(path, "r") as file:
-            return _read(_group(file, "layer"))
-    except ScaDeployError as error:
-        raise ScaDeployError(f"{path}: {error.problem}", error.fix) from error
-    except FileNotFoundError as error:
-        raise ScaDeployError(f"no such file: {path}") from error
-    except Exception as error:
-        # A damaged HDF5 file fails in many ways (OSError, KeyError, RuntimeError, ValueError).
-        raise ScaDeployError(
-            f"{path} is not a readable .net file ({type(error).__name__}: {error})", "export it again"
-        ) from error
-
-
-def _read(root: h5py.Group) -> NetFile:
-    entries = [_group(root, str(index)) for index in range(len(root))]
-    kinds = [_text(entry, "type") for entry in entries]
-    if kinds[:1] != ["input"]:
-        raise ScaDeployError(f"layer/0 is '{' '.join(kinds[:1])}', expected 'input'")
-    input_shape = source = _tuple(entries[0], "shape")
-    layers: list[Layer] = []
-    for index in range(1, len(entries)):
-        if kinds[index] == "flatten":
-            continue
-        previous = layers[-1].name if layers else INPUT
-        layers.append(_read_layer(f"layer{index}", entries[index], kinds[index], previous))
-        if kinds[index] == "dense" and (kinds[index - 1] == "flatten") != (len(source) == 3):
-            raise ScaDeployError(f"layer/{index} reads {source}: a flatten mark is missing or too many")
-        source = layers[-1].shape
-    return NetFile(input_shape, tuple(layers))
-
-
-def _read_layer(name: str, entry: h5py.Group, kind: str, source: str) -> Layer:
-    if kind not in ("conv", "dense"):
-        raise ScaDeployError(f"{entry.name} is of type '{kind}', which is not read here")
-    weight = _integers(entry, "weight")
-    synapse: Synapse = Dense(source, weight)
-    if kind == "conv":
-        stride, padding, dilation = (_pair(entry, what) for what in SIDES)
-        synapse = Conv(source, weight, stride, padding, dilation, int(_integers(entry, "groups").item()))
-    neuron = _group(entry, "neuron")
-    if _text(neuron, "type") != "CUBA":
-        raise ScaDeployError(f"{neuron.name} is of type '{_text(neuron, 'type')}', expected 'CUBA'")
-    u_decay, v_decay, threshold = (int(_integers(neuron, field).item()) for field in NEURON_FIELDS)
-    bias = _integers(entry, "bias").T
-    return Layer(name, _tuple(entry, "shape"), (synapse,), v_decay, threshold, bias, u_decay)
-
-
-def _member(group: h5py.Group, name: str, kind: type) -> Any:
-    """A member that lives in this very file."""
-    if not isinstance(group.get(name, getlink=True), h5py.HardLink):
-        raise ScaDeployError(f"{group.name}/{name} is missing or a link", "export it again")
-    member = group[name]
-    if not isinstance(member, kind):
-        raise ScaDeployError(f"{group.name}/{name} is not a {kind.__name__.lower()}", "export it again")
-    return member
-
-
-def _group(group: h5py.Group, name: str) -> h5py.Group:
-    return _member(group, name, h5py.Group)
-
-
-def _dataset(group: h5py.Group, name: str) -> npt.NDArray[Any]:
-    dataset = _member(group, name, h5py.Dataset)
-    if dataset.external or dataset.is_virtual:
-        raise ScaDeployError(f"{dataset.name} keeps its data outside the file", "export it again")
-    if dataset.size > VALUES_MAX:
-        raise ScaDeployError(f"{dataset.name} claims {dataset.size} values, more than {VALUES_MAX}")
-    return np.asarray(dataset[()])
-
-
-def _integers(group: h5py.Group, name: str) -> IntArray:
-    array = _dataset(group, name)
-    if array.dtype.kind not in "iu":
-        raise ScaDeployError(f"{group.name}/{name} has type {array.dtype}, expected integers")
-    return array.astype(np.int32)
-
-
-def _text(group: h5py.Group, name: str) -> str:
-    array = _dataset(group, name)
-    if array.dtype.kind != "S" or array.size != 1:
-        raise ScaDeployError(f"{group.name}/{name} is not one fixed-length string")
-    return str(array.reshape(-1)[0].decode("ascii", "replace"))
-
-
-def _tuple(group: h5py.Group, name: str) -> Shape:
-    return tuple(int(n) for n in _integers(group, name).reshape(-1))
-
-
-def _pair(group: h5py.Group, name: str) -> tuple[int, int]:
-    height, width = _tuple(group, name)
-    return height, width
 
 
 def net_difference(program: Program, path: str | Path) -> int:
@@ -325,23 +270,39 @@ def net_difference(program: Program, path: str | Path) -> int:
 
 
 def _differences(layer: Layer, stored: Layer) -> Iterator[int]:
-    ours, theirs = _ungrouped(layer.synapses[0]), _ungrouped(stored.synapses[0])
-    if layer.neurons != stored.neurons or ours.size != theirs.size or _sides(layer) != _sides(stored):
-        raise ScaDeployError(f"the file holds layer '{layer.name}' with shape {stored.shape}, weights {theirs.shape}")
-    yield int(np.abs(ours - theirs.reshape(ours.shape)).max(initial=0))
+    ours, theirs = _ordered(layer), _ordered(stored)
+    same = layer.neurons == stored.neurons and layer.injected == stored.injected
+    if not same or [_geometry(s) for s in ours] != [_geometry(s) for s in theirs]:
+        raise ScaDeployError(f"the file holds layer '{layer.name}' with shape {stored.shape} and other synapses")
+    yield from chain.from_iterable(map(_synapse_differences, ours, theirs))
     yield int(np.abs(layer.full_bias() - stored.full_bias().reshape(layer.shape)).max(initial=0))
     yield abs(layer.u_decay - stored.u_decay)
     yield abs(layer.v_decay - stored.v_decay)
     yield abs(layer.threshold - stored.threshold)
 
 
+def _ordered(layer: Layer) -> list[Synapse]:
+    """The synapses, those from the layer itself last."""
+    return sorted(layer.synapses, key=lambda synapse: synapse.source == layer.name)
+
+
+def _synapse_differences(ours: Synapse, theirs: Synapse) -> Iterator[int]:
+    mine = _ungrouped(ours)
+    yield int(np.abs(mine - _ungrouped(theirs).reshape(mine.shape)).max(initial=0))
+    yield int(np.abs(np.subtract(*np.broadcast_arrays(_delay(ours), _delay(theirs)))).max(initial=0))
+
+
+def _delay(synapse: Synapse) -> int | IntArray:
+    return 0 if isinstance(synapse, Conv) else synapse.delay
+
+
 def _ungrouped(synapse: Synapse) -> IntArray:
     return _merged(synapse.weight, synapse.groups, 1) if isinstance(synapse, Conv) else synapse.weight
 
 
-def _sides(layer: Layer) -> tuple[tuple[int, int], ...]:
-    """Stride, padding and dilation; a dense layer has those of the convolution it may be written as."""
-    (synapse,) = layer.synapses
+def _geometry(synapse: Synapse) -> tuple[object, ...]:
+    """Number of weights, stride, padding and dilation; a dense layer has those of the convolution it may be."""
+    size = _ungrouped(synapse).size
     if isinstance(synapse, Dense):
-        return ((1, 1), (0, 0), (1, 1))
-    return (synapse.stride, synapse.padding, synapse.dilation)
+        return (size, (1, 1), (0, 0), (1, 1))
+    return (size, synapse.stride, synapse.padding, synapse.dilation)

@@ -7,25 +7,40 @@ its true fan-out: the synapses that exist, so nothing beyond the border of a map
     synops_stored   zero weights included, as they lie in memory
     synops_payload  like `synops`, each message counted as often as its payload (equal for binary spikes)
 
+A message is counted when it is sent, once per synapse object that reads it, whatever its delay: a core looks
+up the synapses of a spike when it arrives and only keeps its effect for later. So what a sample sends in its
+last steps counts, even where a delay would let it be felt after the end. Spikes of a recurrent layer meet its
+own synapses like any other. The steps in which the layers of a run fill and drain (`Program.stages`) are left out.
+
+An injected input is no spike: the host writes a bias into every neuron of the layer at every step, counted
+as `injections`; no synaptic operation comes of it.
+
 Everything belongs to the layer that owns the synapses and neurons, and is an exact integer.
-Compare compacted networks only: on a masked one `synops_stored` still charges what the mask removed.
+Compare compacted networks only: on a masked one `synops_stored` still charges what the mask removed
+(`hardware/masked.py` finds them).
 """
 
 from __future__ import annotations
 
+from collections import abc
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import torch
+import torch.nn.functional as F
 
 from sca_deploy.errors import ScaDeployError
 from sca_deploy.hardware.mapping import LayerMapping, Mapping
-from sca_deploy.hardware.program import INPUT, Conv, Layer, Program, Shape, Synapse
+from sca_deploy.hardware.program import INPUT, Conv, Layer, Shape, Synapse
 from sca_deploy.hardware.simulate import Simulation
 
 Int64 = npt.NDArray[np.int64]
+PART_BITS = 26
+ROW_BLOCK = 1 << 22
+"""Weights of a fully connected synapse that are looked at together."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +54,7 @@ class Tally:
         synops_payload: non-zero synaptic operations, weighted by the payload of the message.
         updates: neuron updates, neurons x steps x samples.
         messages_in: messages of the sources, once per synapse object that reads them.
+        injections: biases that the host wrote, neurons of an injected layer x steps x samples.
     """
 
     spikes: int = 0
@@ -47,6 +63,7 @@ class Tally:
     synops_payload: int = 0
     updates: int = 0
     messages_in: int = 0
+    injections: int = 0
 
     def __add__(self, other: Tally) -> Tally:
         return Tally(**{key: value + getattr(other, key) for key, value in asdict(self).items()})
@@ -54,24 +71,41 @@ class Tally:
 
 @dataclass(frozen=True, eq=False)
 class LayerCounts:
-    """One layer's tally, and its `synops` and `spikes` by place, so that they can be cut into cores.
+    """One layer's tally, and its `synops` and `spikes` neuron by neuron, so that they can be cut into cores.
+
+    A place is what `placement` routes together: a column of a map, all channels and rows, or a neuron of a
+    fully connected layer.
 
     Args:
         name: of the layer.
         tally: the sums.
-        synops_by_place: int64 (columns,) of a convolution, (neurons,) of a dense layer; sums to `tally.synops`.
-        spikes_by_place: the same for the spikes sent.
+        synops_by_neuron: int64 of the layer's shape; sums to `tally.synops`.
+        spikes_by_neuron: the same for the spikes sent.
     """
 
     name: str
     tally: Tally
-    synops_by_place: Int64
-    spikes_by_place: Int64
+    synops_by_neuron: Int64
+    spikes_by_neuron: Int64
+
+    @property
+    def synops_by_place(self) -> Int64:
+        """Synaptic operations of every place, int64 (places,)."""
+        return _by_place(self.synops_by_neuron)
+
+    @property
+    def spikes_by_place(self) -> Int64:
+        """Spikes sent by every place, int64 (places,)."""
+        return _by_place(self.spikes_by_neuron)
 
 
 @dataclass(frozen=True, eq=False)
 class Counts:
-    """The tallies of a run of `samples` samples of `steps` steps; `input_messages` is what was injected."""
+    """The tallies of a run of `samples` samples of `steps` steps.
+
+    `input_messages` are the spikes the host sent, each once, however many layers read it; none where the input
+    is injected as a bias.
+    """
 
     samples: int
     steps: int
@@ -85,7 +119,7 @@ class Counts:
 
     @property
     def per_sample(self) -> dict[str, float]:
-        """The total divided by the samples, and the injected messages."""
+        """The total divided by the samples, and the messages of the input."""
         whole = {**asdict(self.total), "input_messages": self.input_messages}
         return {key: value / self.samples for key, value in whole.items()}
 
@@ -103,13 +137,23 @@ class Counts:
 
 @dataclass(frozen=True)
 class CoreCounts:
-    """What one core of a layer did: non-zero synaptic operations, neuron updates and spikes sent over the run."""
+    """What one core of a layer did over the run.
+
+    Args:
+        layer: whose neurons it holds.
+        core: counted from 0 within the layer.
+        synops: synaptic operations with non-zero weights.
+        updates: neuron updates.
+        spikes: that its neurons fired.
+        messages: that it sent, one for every core a spike goes to.
+    """
 
     layer: str
     core: int
     synops: int
     updates: int
     spikes: int
+    messages: int
 
 
 def count(simulation: Simulation) -> Counts:
@@ -121,28 +165,37 @@ def count(simulation: Simulation) -> Counts:
     program = simulation.program
     if simulation.samples < 1:
         raise ScaDeployError(f"the simulation holds {simulation.samples} samples, at least 1 is needed to count")
-    for source in (INPUT, *(layer.name for layer in program.layers)):
+    inputs = () if program.injected else (INPUT,)
+    for source in (*inputs, *(layer.name for layer in program.layers)):
         _check_shape(simulation, source, program.shape_of(source))
     return Counts(
         samples=simulation.samples,
         steps=simulation.steps,
-        input_messages=int(simulation.messages[INPUT].sum()),
+        input_messages=sum(int(simulation.messages[source].sum()) for source in inputs),
         layers=tuple(_count_layer(simulation, layer) for layer in program.layers),
     )
 
 
-def by_core(counts: Counts, mapping: Mapping) -> tuple[CoreCounts, ...]:
+def by_core(counts: Counts, mapping: Mapping, fanout: abc.Mapping[str, Int64] | None = None) -> tuple[CoreCounts, ...]:
     """The counts of every core; the busiest sets the time of a step, and a sum over the network hides it.
 
-    Conv tiles are those of the mapping. Dense layers are cut evenly in neuron order, as their mapping
-    assumes; the compiler's own split is not published.
+    Cores are those of the mapping, neuron for neuron; where it is a lower bound, so is their number.
+
+    Args:
+        counts: of the run.
+        mapping: of its Program.
+        fanout: layer -> cores a spike of each place goes to, `Traffic.fanout`; without it every spike is one message.
     """
-    placed = (_cut(mapping[layer.name], layer, counts.steps * counts.samples) for layer in counts.layers)
-    return tuple(core for cores in placed for core in cores)
+    steps = counts.steps * counts.samples
+    return tuple(
+        core
+        for layer in counts.layers
+        for core in _cut(mapping[layer.name], layer, None if fanout is None else fanout[layer.name], steps)
+    )
 
 
 def busiest(cores: tuple[CoreCounts, ...], what: str) -> CoreCounts:
-    """The core with the most of `what`: "synops", "updates" or "spikes"."""
+    """The core with the most of `what`: "synops", "updates", "spikes" or "messages"."""
     return max(cores, key=lambda core: int(getattr(core, what)))
 
 
@@ -154,70 +207,69 @@ def _check_shape(simulation: Simulation, source: str, shape: Shape) -> None:
 
 
 def _count_layer(simulation: Simulation, layer: Layer) -> LayerCounts:
-    program, steps = simulation.program, simulation.steps * simulation.samples
-    spikes = simulation.messages[layer.name]
-    by_place = np.zeros(layer.shape[-1], dtype=np.int64)
+    steps, spikes = simulation.steps * simulation.samples, simulation.messages[layer.name]
+    by_neuron = np.zeros(layer.shape, dtype=np.int64)
+    updates = layer.neurons * steps
     stored = payload = messages_in = 0
     for synapse in layer.synapses:
         messages = simulation.messages[synapse.source]
-        exists = (synapse.weight != 0).astype(np.int64)
-        by_place += _operations(program, synapse, exists, messages)
-        stored += int(_operations(program, synapse, np.ones_like(exists), messages).sum())
-        payload += int(_operations(program, synapse, exists, simulation.payload[synapse.source]).sum())
+        by_neuron += _operations(synapse, messages)
+        stored += int(_operations(synapse, messages, zeros=True).sum())
+        payload += int(_operations(synapse, simulation.payload[synapse.source]).sum())
         messages_in += int(messages.sum())
-    tally = Tally(int(spikes.sum()), int(by_place.sum()), stored, payload, layer.neurons * steps, messages_in)
-    return LayerCounts(layer.name, tally, by_place, spikes.reshape(-1, layer.shape[-1]).sum(axis=0))
+    tally = Tally(
+        spikes=int(spikes.sum()),
+        synops=int(by_neuron.sum()),
+        synops_stored=stored,
+        synops_payload=payload,
+        updates=updates,
+        messages_in=messages_in,
+        injections=updates if layer.injected else 0,
+    )
+    return LayerCounts(layer.name, tally, by_neuron, spikes)
 
 
-def _operations(program: Program, synapse: Synapse, exists: Int64, messages: Int64) -> Int64:
-    """Operations at every column (conv) or neuron (dense): `exists` is 1 where a synapse counts."""
+def _operations(synapse: Synapse, messages: Int64, zeros: bool = False) -> Int64:
+    """Operations at every neuron: the messages that meet a weight there, one that is 0 only with `zeros`."""
     if isinstance(synapse, Conv):
-        _, height, width = synapse.output_shape(program.shape_of(synapse.source))
-        return _conv_operations(synapse, exists, messages, height, width)
-    return exists @ messages.reshape(-1)
+        return _conv_operations(synapse, messages, zeros)
+    flat, outputs = messages.reshape(-1), len(synapse.weight)
+    if zeros:
+        return np.full(outputs, flat.sum())
+    rows = max(1, ROW_BLOCK // max(1, flat.size))
+    blocks = (synapse.weight[start : start + rows] != 0 for start in range(0, outputs, rows))
+    return np.concatenate([block.astype(np.int64) @ flat for block in blocks])
 
 
-def _conv_operations(synapse: Conv, exists: Int64, messages: Int64, height: int, width: int) -> Int64:
-    """Operations at every output column.
+def _conv_operations(synapse: Conv, messages: Int64, zeros: bool) -> Int64:
+    """The convolution of the messages with 1 wherever a synapse counts.
 
-    Tap (i, j) of the kernel meets the source position p s + i d - pad at output row p (columns alike), and
-    all output channels at once: it does as many operations a message as it has weights that exist.
+    A neuron meets a source neuron once, so in float64, which is exact to 2^53, messages of 26 bits leave room for
+    2^27 sources; the bits above these are counted apart.
     """
-    outputs, inputs, kernel_height, kernel_width = exists.shape
-    fan_out = exists.reshape(synapse.groups, outputs // synapse.groups, inputs, kernel_height, kernel_width).sum(axis=1)
-    fan_out = fan_out.reshape(-1, kernel_height, kernel_width)
-    by_column = np.zeros(width, dtype=np.int64)
-    for i in range(kernel_height):
-        _, source_rows = _meeting(synapse, 0, i, height, messages.shape[1])
-        rows = messages[:, source_rows].sum(axis=1)
-        for j in range(kernel_width):
-            output_columns, source_columns = _meeting(synapse, 1, j, width, messages.shape[2])
-            by_column[output_columns] += fan_out[:, i, j] @ rows[:, source_columns]
-    return by_column
+    weight = torch.from_numpy(np.ones_like(synapse.weight) if zeros else synapse.weight != 0).double()
+    found = np.zeros(synapse.output_shape(messages.shape), np.int64)
+    for shift in range(0, int(messages.max(initial=0)).bit_length(), PART_BITS):
+        part = torch.from_numpy(messages >> shift & ((1 << PART_BITS) - 1)).double()
+        met = F.conv2d(part[None], weight, None, synapse.stride, synapse.padding, synapse.dilation, synapse.groups)
+        found += met[0].to(torch.int64).numpy() << shift
+    return found
 
 
-def _meeting(synapse: Conv, axis: int, tap: int, outputs: int, size: int) -> tuple[Int64, Int64]:
-    """Output positions where a tap lies inside the source, and the source positions it reads there."""
-    position = np.arange(outputs, dtype=np.int64)
-    read = position * synapse.stride[axis] + tap * synapse.dilation[axis] - synapse.padding[axis]
-    inside = (read >= 0) & (read < size)
-    return position[inside], read[inside]
+def _by_place(by_neuron: Int64) -> Int64:
+    by_place: Int64 = by_neuron.reshape(-1, by_neuron.shape[-1]).sum(axis=0)
+    return by_place
 
 
-def _cut(placed: LayerMapping, layer: LayerCounts, steps: int) -> list[CoreCounts]:
-    places = layer.synops_by_place.size
-    neurons_per_place = placed.neurons // places
-    if placed.columns is None:
-        edges = [core * places // placed.cores for core in range(placed.cores + 1)]
-    else:
-        edges = [min(core * placed.columns, places) for core in range(placed.cores + 1)]
-    return [
-        CoreCounts(
+def _cut(placed: LayerMapping, layer: LayerCounts, fanout: Int64 | None, steps: int) -> Iterator[CoreCounts]:
+    for core, tile in enumerate(placed.tiles()):
+        part = tuple(slice(start, stop) for start, stop in tile.ranges)
+        spikes = _by_place(layer.spikes_by_neuron[part])
+        yield CoreCounts(
             layer=layer.name,
             core=core,
-            synops=int(layer.synops_by_place[start:stop].sum()),
-            updates=(stop - start) * neurons_per_place * steps,
-            spikes=int(layer.spikes_by_place[start:stop].sum()),
+            synops=int(layer.synops_by_neuron[part].sum()),
+            updates=tile.neurons * steps,
+            spikes=int(spikes.sum()),
+            messages=int(spikes.sum() if fanout is None else spikes @ fanout[part[-1]]),
         )
-        for core, (start, stop) in enumerate(pairwise(edges))
-    ]

@@ -1,7 +1,8 @@
-"""What a path on the command line stands for: a run, an arm of it, a checkpoint, a graph, a Program."""
+"""What a path on the command line stands for: a run, an arm of it, a checkpoint, a graph, a Program, a .net file."""
 
 from __future__ import annotations
 
+import json
 import math
 from dataclasses import dataclass
 from functools import cached_property
@@ -14,6 +15,7 @@ import numpy as np
 from sca_deploy.checkpoint import load_network
 from sca_deploy.config import Config
 from sca_deploy.errors import ScaDeployError, UsageError
+from sca_deploy.exporters.netx_reading import read_program
 from sca_deploy.files import read_json, sha256
 from sca_deploy.graph import to_nir
 from sca_deploy.hardware.lower import lower
@@ -22,22 +24,29 @@ from sca_deploy.nn.network import SpikingNetwork
 from sca_deploy.pruning.compact import compact
 
 ARMS = ("dense", "pruned")
+KINDS = {".pt": "network_path", ".nir": "graph_path", ".npz": "program_path", ".net": "net_path"}
+SUFFIXES = "give a run folder, or a .pt, .nir, .npz or .net file"
 
 
 @dataclass(frozen=True)
 class Reading:
-    """What a foreign file does not say: dt in seconds, steps a sample, bits of a graded input."""
+    """What a foreign file does not say: dt in seconds, steps a sample, bits of a graded input.
+
+    num_layers: how many entries of a .net file are read, from the first; None reads all.
+    """
 
     dt: float | None = None
     steps: int | None = None
     input_bits: int | None = None
+    num_layers: int | None = None
 
 
 @dataclass(frozen=True, eq=False)
 class Artifact:
     """A network in whatever form the path holds; the other forms are derived when asked for.
 
-    `network_path` leads to all three; a loihi2 folder has a `graph_path` and a `program_path`.
+    `network_path` leads to all three; a loihi2 folder has a `graph_path` and a `program_path`; a `net_path`
+    leads to a Program only.
     """
 
     path: Path
@@ -45,6 +54,7 @@ class Artifact:
     network_path: Path | None = None
     graph_path: Path | None = None
     program_path: Path | None = None
+    net_path: Path | None = None
     config: Config | None = None
     reading: Reading = Reading()
 
@@ -59,23 +69,40 @@ class Artifact:
 
     @cached_property
     def graph(self) -> nir.NIRGraph | None:
-        """The NIR graph; None for a lone Program."""
+        """The NIR graph; None for a lone Program or a .net file."""
         if self.network is not None:
-            return to_nir(self.network)
+            graph = to_nir(self.network)
+            if self._loaded is not None and self._loaded[1].get("scales"):
+                # One flat string: some readers fail on nested metadata.
+                graph.metadata["scales"] = json.dumps(self._loaded[1]["scales"])
+            return graph
         return None if self.graph_path is None else read_graph(self.graph_path)
 
     @cached_property
     def program(self) -> Program:
         """The integer Program, loaded or lowered."""
+        if self.net_path is not None:
+            return self._net_program(self.net_path)
+        if self.reading.num_layers is not None:
+            raise UsageError(f"{self.path} is not a .net file", "num_layers is for .net files")
         if self.program_path is not None:
             if self.reading != Reading():
                 raise UsageError(
-                    f"{self.program_path} holds integers already", "--dt, --steps and --input-bits are for .nir files"
+                    f"{self.program_path} holds integers already",
+                    "--dt, --steps and --input-bits are for files of other tools",
                 )
             return Program.load(self.program_path)
         if self.graph is None:
             raise ScaDeployError(f"{self.path} holds no network")
-        return lower(self.graph, dt=self.dt, steps=self._steps(), input_bits=self._input_bits())
+        return lower(
+            self.graph, dt=self.dt, steps=self._steps(), input_bits=self._input_bits(), scales=_scales(self.graph)
+        )
+
+    def _net_program(self, path: Path) -> Program:
+        if self.reading.dt is not None:
+            raise UsageError(f"{path} holds decays a step, not time constants", "leave --dt out; it is for .nir files")
+        bits, num_layers = self.reading.input_bits or 0, self.reading.num_layers
+        return read_program(path, steps=self._steps(), input_bits=bits, num_layers=num_layers)
 
     @property
     def dt(self) -> float:
@@ -119,11 +146,29 @@ def open_artifact(path: str | Path, reading: Reading | None = None) -> Artifact:
     if place.is_dir():
         return _open_folder(place, reading)
     if not place.exists():
-        raise ScaDeployError(f"no such file or folder: {place}", "give a run folder, or a .pt, .nir or .npz file")
-    kind = {".pt": "network_path", ".nir": "graph_path", ".npz": "program_path"}.get(place.suffix)
+        raise ScaDeployError(f"no such file or folder: {place}", SUFFIXES)
+    kind = KINDS.get(place.suffix)
     if kind is None:
-        raise ScaDeployError(f"{place} is not a network file", "give a run folder, or a .pt, .nir or .npz file")
+        raise ScaDeployError(f"{place} is not a network file", SUFFIXES)
     return Artifact(place, place.stem, **{kind: place}, config=_config_near(place), reading=reading)
+
+
+def _scales(graph: nir.NIRGraph) -> dict[str, float] | None:
+    """The scales of its layers that a graph of ours remembers, None for others.
+
+    Raises:
+        ScaDeployError: if it remembers something else.
+    """
+    remark = graph.metadata.get("scales")
+    if remark is None:
+        return None
+    try:
+        scales = {str(name): float(scale) for name, scale in json.loads(remark).items()}
+    except (TypeError, ValueError, AttributeError) as error:
+        raise ScaDeployError(f"the graph says scales {remark!r:.80}", "export it again") from error
+    if not all(0 < scale < math.inf for scale in scales.values()):
+        raise ScaDeployError(f"the graph says scales {remark!r:.80}, not all positive", "export it again")
+    return scales
 
 
 def arm_folder(path: str | Path) -> Path:
@@ -146,7 +191,8 @@ def _open_folder(place: Path, reading: Reading) -> Artifact:
         return Artifact(folder, title, network_path=network, config=config, reading=reading)
     if program.exists():
         graph = folder / "network.nir"
-        return Artifact(folder, title, None, graph if graph.exists() else None, program, config, reading)
+        found = graph if graph.exists() else None
+        return Artifact(folder, title, graph_path=found, program_path=program, config=config, reading=reading)
     raise ScaDeployError(f"{place} holds no network", "give a folder that run, train or export wrote")
 
 

@@ -137,7 +137,7 @@ def export(options: Options, source: Path, target: str, output: Path | None, chi
         "checks": [{"name": c.name, "max_difference": c.max_difference, "detail": c.detail} for c in exported.checks],
     }
     text = "\n".join([f"written: {exported.path}", *(f"  {check}" for check in exported.checks)])
-    hint = f"sca-deploy verify {exported.path}" if target == "loihi2" and artifact.config else ""
+    hint = f"sca-deploy verify {exported.path}" if target in ("loihi2", "lava") and artifact.config else ""
     options.result(document, text, hint)
 
 
@@ -186,7 +186,7 @@ def verify(
 ) -> None:
     """Compare the simulated chip with Lava's own simulator, spike for spike.
 
-    SOURCE is a run, an arm or an exported loihi2 folder.
+    SOURCE is a run, an arm or an exported loihi2 or lava folder.
     """
     from sca_deploy import verification
     from sca_deploy.report.tables import verification_table

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import asdict
 from typing import Any
 
 import nir
@@ -11,11 +12,15 @@ import numpy as np
 from sca_deploy.data import Dataset
 from sca_deploy.errors import ScaDeployError
 from sca_deploy.hardware.chip import Chip
-from sca_deploy.hardware.counts import Counts, busiest, by_core, count
-from sca_deploy.hardware.energy import estimate
-from sca_deploy.hardware.mapping import Mapping, map_program
+from sca_deploy.hardware.counts import CoreCounts, Counts, busiest, by_core, count
+from sca_deploy.hardware.energy import estimate, static
+from sca_deploy.hardware.mapping import map_program
+from sca_deploy.hardware.masked import warnings
+from sca_deploy.hardware.placement import routes
 from sca_deploy.hardware.program import Program
 from sca_deploy.hardware.simulate import Simulation, simulate
+from sca_deploy.hardware.step_time import estimate as estimate_time
+from sca_deploy.hardware.traffic import route
 from sca_deploy.inputs import Inputs
 from sca_deploy.nn.network import SpikingNetwork
 from sca_deploy.nn.spec import ConvSpec, LinearSpec
@@ -33,10 +38,16 @@ LABELS = {
     "synops_stored_per_sample": "simulated",
     "neuron_updates_per_sample": "simulated",
     "cores": "estimated",
+    "synops_busiest_core_per_sample": "estimated",
+    "messages_per_sample": "estimated",
+    "hops_per_sample": "estimated",
+    "step_time_ns": "estimated",
     "energy_nj_per_sample": "estimated",
 }
-"""Where each figure comes from: counted or run, simulated bit for bit, or estimated from rules."""
+"""Where each figure comes from: counted or run, simulated bit for bit, or estimated from rules.
 
+Spikes and operations are simulated; which core they fall to and how far they go follows from an estimated mapping.
+"""
 
 BANDS = ("low", "typical", "high")
 
@@ -55,16 +66,18 @@ def evaluate(
     Args:
         network, graph, program: the same network in its three forms.
         dataset, inputs: the test set, encoded, is classified in floats and on the simulated chip.
-        chip: whose rules give cores and energy.
+        chip: whose rules give cores, routes, energy and time.
 
     Returns:
-        {"figures": one number a key of LABELS, "labels", "busiest_core", "counts", "map", "energy"}.
+        {"figures": one number or band a key of LABELS, "labels", "warnings": lines about a masked network,
+        "busiest_core", "counts", "traffic", "map", "energy", "static_energy", "step_time"}.
     """
     run = simulate(program, inputs.over_time(dataset.test_x), progress=progress)
-    counts = count(run)
-    mapping = map_program(program, chip)
-    energy = estimate(counts, chip)
-    per_sample = counts.per_sample
+    counts, mapping = count(run), map_program(program, chip)
+    traffic = route(counts, routes(program, mapping, chip))
+    cores = by_core(counts, mapping, traffic.fanout)
+    energy, time = estimate(counts, chip, traffic), estimate_time(counts, cores, chip)
+    per_sample, sent = counts.per_sample, traffic.per_sample
     figures = {
         "parameters": parameters(graph),
         "parameters_nonzero": parameters(graph, nonzero=True),
@@ -77,22 +90,29 @@ def evaluate(
         "synops_stored_per_sample": per_sample["synops_stored"],
         "neuron_updates_per_sample": per_sample["updates"],
         "cores": mapping.cores,
+        "synops_busiest_core_per_sample": busiest(cores, "synops").synops / counts.samples,
+        "messages_per_sample": sent["messages"],
+        "hops_per_sample": sent["hops"],
+        "step_time_ns": {band: getattr(time.step, band) for band in BANDS},
         "energy_nj_per_sample": {band: getattr(energy, band) for band in BANDS},
     }
     return {
         "figures": figures,
         "labels": LABELS,
-        "busiest_core": _busiest(counts, mapping),
+        "warnings": list(warnings(program)),
+        "busiest_core": _busiest(counts, cores),
         "counts": counts.as_dict(),
+        "traffic": traffic.as_dict(),
         "map": mapping.as_dict(),
         "energy": energy.as_dict(),
+        "static_energy": asdict(static(chip, mapping.chips, time.sample)),
+        "step_time": time.as_dict(),
     }
 
 
-def _busiest(counts: Counts, mapping: Mapping) -> dict[str, dict[str, Any]]:
+def _busiest(counts: Counts, cores: tuple[CoreCounts, ...]) -> dict[str, dict[str, Any]]:
     """The core that does most of each kind of work, which sets the time of a step; a sum hides it."""
-    cores = by_core(counts, mapping)
-    most = {what: busiest(cores, what) for what in ("synops", "updates", "spikes")}
+    most = {what: busiest(cores, what) for what in ("synops", "updates", "spikes", "messages")}
     return {
         what: {"layer": core.layer, "core": core.core, "per_sample": getattr(core, what) / counts.samples}
         for what, core in most.items()

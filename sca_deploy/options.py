@@ -96,6 +96,8 @@ def config_options(function: Callable[..., None]) -> Callable[..., None]:
         click.option("--data-folder", "data__folder", type=str, help="Overrides data.folder."),
         click.option("--train-samples", "data__train_samples", type=int, help="Overrides data.train_samples."),
         click.option("--test-samples", "data__test_samples", type=int, help="Overrides data.test_samples."),
+        click.option("--finetune", "lower__finetune", type=int, help="Overrides lower.finetune, epochs in integers."),
+        click.option("--max-drop", "lower__max_drop", type=float, help="Overrides lower.max_drop, in points."),
         click.option("--chip", type=str, help="Overrides chip: a name or a .toml file."),
         click.option("--timeout", "verify__timeout", type=float, help="Overrides verify.timeout, in seconds."),
     ]

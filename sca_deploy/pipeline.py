@@ -23,7 +23,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from sca_deploy.artifact import ARMS, Artifact, arm_folder, open_artifact, read_graph
+from sca_deploy.artifact import ARMS, Artifact, Reading, arm_folder, open_artifact
 from sca_deploy.calibrate import calibrate
 from sca_deploy.checkpoint import load_network, save_network
 from sca_deploy.compare import compare
@@ -33,13 +33,13 @@ from sca_deploy.data import Dataset, configured
 from sca_deploy.errors import DoesNotFit, MissingExtra, ScaDeployError, UsageError
 from sca_deploy.evaluate import evaluate
 from sca_deploy.exporters.base import Deployable, Exporter, exporter
+from sca_deploy.exporters.loihi2 import network_file
 from sca_deploy.exporters.nir import write_nir
 from sca_deploy.files import read_json, sha256, write_json
 from sca_deploy.graph import DT, to_nir
 from sca_deploy.hardware.chip import Chip, load_chip
 from sca_deploy.hardware.frontend import read_populations
 from sca_deploy.hardware.lava.compare import Verification, verify
-from sca_deploy.hardware.lower import lower
 from sca_deploy.hardware.program import Program
 from sca_deploy.inputs import Inputs, inputs_of
 from sca_deploy.manifest import digest, manifest
@@ -146,10 +146,10 @@ def make_arm(job: Job, arm: str) -> None:
 def _deliver(job: Job, arm: str) -> ScaDeployError | None:
     """Export and verify an arm; what only this arm or this machine lacks must not cost the other its results."""
     steps, folder = _Steps(job, arm), job.folder / arm
-    program, net = folder / "program.npz", folder / "loihi2" / "network.net"
+    program, exported = folder / "program.npz", folder / "loihi2"
     try:
-        steps.do("export", export_arm, net, folder / "network.pt", program, job.chip.path)
-        steps.do("verify", verify_arm, folder / "verify.json", net, program)
+        steps.do("export", export_arm, exported / "manifest.json", folder / "network.pt", program, job.chip.path)
+        steps.do("verify", verify_arm, folder / "verify.json", network_file(exported), program)
     except (DoesNotFit, MissingExtra) as failure:
         job.console.say(f"{arm}: {failure.problem}")
         return type(failure)(f"{arm}: {failure.problem}", failure.fix)
@@ -205,12 +205,10 @@ def compact_arm(job: Job, arm: str) -> None:
 def lower_arm(job: Job, arm: str) -> None:
     """network.pt -> network.nir -> program.npz, with a manifest for all three."""
     folder = job.folder / arm
-    network, document = load_network(folder / "network.pt")
+    given = deployable(open_artifact(folder / "network.pt"), job.chip, exporter("nir"))
     # Networks whose paths join are outside the profile that `export --target nir` promises.
-    write_nir(Deployable(to_nir(network), DT, title=f"{job.config.name}-{arm}"), folder / "network.nir")
-    graph, scales = read_graph(folder / "network.nir"), document["scales"]
-    program = lower(graph, dt=DT, steps=network.spec.steps, input_bits=job.inputs.bits, scales=scales)
-    program.save(folder / "program.npz")
+    write_nir(replace(given, title=f"{job.config.name}-{arm}", manifest={}), folder / "network.nir")
+    open_artifact(folder / "network.nir", Reading(input_bits=job.inputs.bits)).program.save(folder / "program.npz")
     files = {name: folder / name for name in ("network.pt", "network.nir", "program.npz")}
     write_json(folder / "manifest.json", manifest(job.config, job.chip, files))
 
@@ -235,8 +233,7 @@ def verify_arm(job: Job, arm: str) -> None:
     folder, limits = job.folder / arm, job.config.verify
     program = Program.load(folder / "program.npz")
     x = job.inputs.over_time(job.dataset.test_x[: limits.samples])
-    net = folder / "loihi2" / "network.net"
-    verification = verify(program, net, x, python=job.lava_python, timeout=limits.timeout)
+    verification = verify(program, network_file(folder / "loihi2"), x, python=job.lava_python, timeout=limits.timeout)
     verification.raise_on_mismatch()
     write_json(folder / "verify.json", verification.as_dict())
     job.console.say(f"{arm}: {verified_line(verification)}")

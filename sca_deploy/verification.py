@@ -6,6 +6,8 @@ from pathlib import Path
 
 from sca_deploy.artifact import arm_folder, open_artifact
 from sca_deploy.errors import ScaDeployError, UsageError
+from sca_deploy.exporters.lava import check_processes
+from sca_deploy.exporters.loihi2 import network_file
 from sca_deploy.exporters.netx import read_net
 from sca_deploy.hardware.lava.compare import Verification, verify
 from sca_deploy.hardware.program import Program
@@ -18,7 +20,9 @@ SAMPLES = 32
 def verify_source(
     source: Path, samples: int | None, input_path: Path | None, states: bool, timeout: float, lava_python: str | None
 ) -> Verification:
-    """Compare the exported Program with the exported .net of a run, an arm or a loihi2 folder.
+    """Compare the exported Program with the exported network of a run, an arm, or a loihi2 or lava folder.
+
+    What Lava runs is the file in the folder: network.net, or network.py, whose Python is executed.
 
     Args:
         samples: how many test samples, or samples of `input_path`, to compare; None is 32, or all if fewer.
@@ -28,9 +32,13 @@ def verify_source(
         ScaDeployError: if nothing was exported, or there are fewer samples.
         MissingExtra: if Lava is not installed.
     """
-    folder = loihi2_folder(source)
-    program = Program.load(folder / "program.npz")
-    read_net(folder / "network.net")  # a damaged file is named here; Lava would only fail on it
+    folder = exported_folder(source)
+    program, network = Program.load(folder / "program.npz"), network_file(folder)
+    # A damaged file is named here; Lava would only fail on it.
+    if network.suffix == ".py":
+        check_processes(program, folder)
+    else:
+        read_net(network)
     if input_path is not None:
         x = load_input(input_path)
     else:
@@ -40,18 +48,17 @@ def verify_source(
         x = encoded_test(config)
     if samples is not None and len(x) < samples:
         raise UsageError(f"--samples {samples} asks for more than the {len(x)} there are")
-    return verify(
-        program, folder / "network.net", x[: samples or SAMPLES], states=states, python=lava_python, timeout=timeout
-    )
+    return verify(program, network, x[: samples or SAMPLES], states=states, python=lava_python, timeout=timeout)
 
 
-def loihi2_folder(source: Path) -> Path:
-    """The exported folder of a run or an arm, or the folder itself.
+def exported_folder(source: Path) -> Path:
+    """The folder itself, else the exported one of a run or an arm.
 
     Raises:
         ScaDeployError: if there is none.
     """
-    for folder in (source, arm_folder(source) / "loihi2"):
-        if (folder / "network.net").is_file() and (folder / "program.npz").is_file():
+    arm = arm_folder(source)
+    for folder in (source, arm / "loihi2", arm / "lava"):
+        if network_file(folder).is_file() and (folder / "program.npz").is_file():
             return folder
-    raise ScaDeployError(f"{source} holds no loihi2 export", f"sca-deploy export {source} --target loihi2")
+    raise ScaDeployError(f"{source} holds no loihi2 or lava export", f"sca-deploy export {source} --target loihi2")

@@ -114,3 +114,14 @@ def test_masks_of_the_benchmark_keep_the_fraction_of_every_layer(root, monkeypat
     network = benchmark.dense([10, 10, 20, 20], torch.rand(4, 1, 28, 28))
     assert list(benchmark.masked(network, 0.4).kept_channels.values()) == [4, 4, 8, 8]
     assert list(benchmark.masked(network, 0.01).kept_channels.values()) == [1, 1, 1, 1]
+
+
+def test_the_scale_search_is_measured_on_the_test_set_of_a_run(root, digits_run):
+    command = [sys.executable, root / "benchmarks" / "scale_search.py", digits_run, "--json", "--within", "100"]
+    done = subprocess.run(command, cwd=root, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    dense, pruned = json.loads(done.stdout)
+    figures = json.loads((digits_run / "compare.json").read_text())
+    for side, measured in (("dense", dense), ("pruned", pruned)):
+        assert measured["float"] == pytest.approx(100 * figures[side]["accuracy_float"])
+        assert measured["searched"] == pytest.approx(100 * figures[side]["accuracy_chip"])

@@ -1,6 +1,7 @@
 """Exit codes and their one clear line; stdout for results, stderr for everything else."""
 
 import json
+import re
 import shutil
 import sys
 import venv
@@ -220,14 +221,16 @@ def test_2_a_file_is_never_written_over_its_own_source(digits_run, tmp_path):
 
 
 def small_chip(folder, cores):
+    """Loihi 2 with fewer cores, and no system of more than one chip."""
     from sca_deploy.hardware.chip import load_chip
 
     text = load_chip("loihi2").path.read_text()
-    head, section, rest = text.partition("[limits.cores]")
-    assert section, "the chip file names its cores otherwise"
-    value = next(line for line in rest.splitlines() if line.startswith("value"))
+    kept = [part for part in re.split(r"(?m)^(?=\[)", text) if not re.match(r"\[systems\.(?!oheo-gulch)", part)]
+    for table in ("[limits.cores]", "[systems.oheo-gulch.cores]"):
+        (number,) = [n for n, part in enumerate(kept) if part.startswith(table)]
+        kept[number] = re.sub(r"(?m)^value = .*$", f"value = {cores}", kept[number])
     path = folder / "small.toml"
-    path.write_text(head + section + rest.replace(value, f"value = {cores}", 1))
+    path.write_text("".join(kept))
     return path
 
 

@@ -22,6 +22,7 @@ import numpy.typing as npt
 
 from sca_deploy.errors import MissingExtra, ScaDeployError, UsageError
 from sca_deploy.files import read_json, write_json
+from sca_deploy.hardware.lava.timing import hosted, period
 from sca_deploy.hardware.program import Program
 from sca_deploy.hardware.simulate import Records, check_input
 
@@ -60,7 +61,7 @@ class LavaRun:
 
 
 def run_lava(
-    net_path: str | Path,
+    network_path: str | Path,
     program: Program,
     x: npt.NDArray[np.generic],
     *,
@@ -68,11 +69,12 @@ def run_lava(
     python: str | Path | None = None,
     timeout: float = DEFAULT_TIMEOUT,
 ) -> LavaRun:
-    """Run the .net file written for `program` in Lava, all samples in one run, each from rest.
+    """Run an exported network in Lava, all samples in one run, each from rest.
 
     Args:
-        net_path: what `exporters.netx.write_net` wrote.
-        program: for names, shapes and the input's range.
+        network_path: a .net file that `exporters.netx` wrote for `program`, or a network.py with its weights
+            that `exporters.lava` wrote. The Python is executed.
+        program: for names, shapes, timing and the input's range.
         x: integers, (samples, steps, *input_shape), as the simulator takes them.
         states: also record u and v of every layer at every step; about twice the time.
         python: the interpreter that has Lava; without it the one in SCA_DEPLOY_LAVA_PYTHON, else this one.
@@ -84,14 +86,14 @@ def run_lava(
         ScaDeployError: if the input or file does not belong to the network, Lava fails, or takes too long.
     """
     check_input(program, x)
-    net = Path(net_path).resolve()
-    if not net.is_file():
-        raise ScaDeployError(f"no such file: {net_path}")
+    network = Path(network_path).resolve()
+    if not network.is_file():
+        raise ScaDeployError(f"no such file: {network_path}")
     started = time.perf_counter()
     segments = f"sca-lava-{secrets.token_hex(4)}-"
     with tempfile.TemporaryDirectory(prefix="sca-lava-") as name:
         folder = Path(name)
-        _write_job(folder, net, program, x, states, segments)
+        _write_job(folder, network, program, x, states, segments)
         try:
             _run_worker(lava_python(python), folder, timeout)
         finally:
@@ -126,16 +128,22 @@ def lava_versions(python: str | Path | None = None) -> dict[str, str]:
 
 
 def _write_job(
-    folder: Path, net: Path, program: Program, x: npt.NDArray[np.generic], states: bool, segments: str
+    folder: Path, network: Path, program: Program, x: npt.NDArray[np.generic], states: bool, segments: str
 ) -> None:
     # A frame repeated by broadcasting is stored once; the source repeats it.
     np.save(folder / "input.npy", x[:, :1] if x.strides[1] == 0 else x)
+    layers = program.layers
     job = {
-        "net": str(net),
+        "network": str(network),
         "samples": x.shape[0],
         "steps": x.shape[1],
+        "period": period(program, x.shape[1]),
+        "carries": program.carries,
         "input_bits": program.input_bits,
-        "shapes": [layer.shape for layer in program.layers],
+        "shapes": [layer.shape for layer in layers],
+        "stages": [program.stages[layer.name] for layer in layers],
+        "host": [index for index, layer in enumerate(layers) if hosted(program, layer)],
+        "injected": [index for index, layer in enumerate(layers) if layer.injected],
         "states": states,
         "readout": program.readout,
         "segments": segments,
@@ -194,7 +202,10 @@ def _wait_for_worker(interpreter: str, arguments: list[str], folder: Path, timeo
         raise MissingExtra(f"{interpreter} has no module '{_error_line(errors)}', which running Lava needs", INSTALL)
     if status != 0:
         how = f"was killed by signal {-status}" if status < 0 else f"failed ({status})"
-        raise ScaDeployError(f"the Lava worker {how}: {_error_line(errors)}", "run it again with fewer samples")
+        raise ScaDeployError(
+            f"the Lava worker {how}: {_error_line(errors)}",
+            "if memory, /dev/shm or the disk is full, free some; else run it again with fewer samples",
+        )
 
 
 def _end_session(process: subprocess.Popen[bytes]) -> None:

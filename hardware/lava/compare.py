@@ -86,13 +86,13 @@ class Verification:
                     f"layer '{layer.name}', sample {at.sample}, step {at.step}, neuron {at.neuron}: {at.what}"
                     f" is {at.simulator} in the simulator and {at.lava} in Lava"
                     f" ({self.mismatches} of {sum(check.values for check in self.layers)} values differ)",
-                    "export the network again, so that the .net file and the Program are of one export",
+                    "export the network again, so that its files and the Program are of one export",
                 )
 
 
 def verify(
     program: Program,
-    net_path: str | Path,
+    network_path: str | Path,
     x: npt.NDArray[np.generic],
     *,
     states: bool = False,
@@ -103,7 +103,7 @@ def verify(
 
     Args:
         program: what the simulator runs.
-        net_path: what Lava runs; written for `program`.
+        network_path: what Lava runs, a .net file or a network.py; written for `program`.
         x: integers, (samples, steps, *input_shape).
         states: compare u and v of every layer at every step as well.
         python, timeout: see `client.run_lava`.
@@ -111,7 +111,7 @@ def verify(
     Raises:
         MissingExtra, UsageError, ScaDeployError: as `client.run_lava`. Differences do not raise here.
     """
-    lava = run_lava(net_path, program, x, states=states, python=python, timeout=timeout)
+    lava = run_lava(network_path, program, x, states=states, python=python, timeout=timeout)
     checks = {layer.name: LayerCheck(layer.name) for layer in program.layers}
     seconds = 0.0
     for chunk in _chunks(program, *x.shape[:2]):

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from io import StringIO
+from itertools import pairwise
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
-from sca_deploy.evaluate import LABELS
+from sca_deploy.evaluate import BANDS, LABELS
 
 _ROWS = {
     "accuracy_float": "accuracy, float",
@@ -22,37 +23,96 @@ _ROWS = {
     "synops_stored_per_sample": "  with stored zeros",
     "neuron_updates_per_sample": "neuron updates a sample",
     "cores": "neurocores",
+    "synops_busiest_core_per_sample": "synaptic operations of the busiest core",
+    "messages_per_sample": "messages between cores a sample",
+    "hops_per_sample": "  their hops from tile to tile",
+    "step_time_ns": "time of a step",
     "energy_nj_per_sample": "energy a sample",
 }
+_UNITS = {"step_time_ns": ("us", 1e-3), "energy_nj_per_sample": ("nJ", 1.0)}
+
+
+STEPS_SHOWN = 30
+"""Steps of a narrower network that are listed for people."""
 
 
 def comparison_table(document: dict[str, Any]) -> str:
-    """Dense against pruned, from the document of `compare`."""
+    """Dense against pruned, from the document of `compare`, and below it what to know before believing it."""
     rows = []
     for key, title in _ROWS.items():
         dense, pruned, ratio = (document[side][key] for side in ("dense", "pruned", "ratio"))
         shown = ratio["typical"] if isinstance(ratio, dict) else ratio
-        rows.append((title, _cell(key, dense), _cell(key, pruned), _ratio(shown), LABELS[key]))
+        rows.append((title, _cell(key, dense), _cell(key, pruned), _ratio(shown), _label(key, document["evidence"])))
     samples = document["dense"]["test_samples"]
-    return table(("", "dense", "pruned", "pruned / dense", ""), rows, f"{samples} test samples")
+    shown = table(("", "dense", "pruned", "pruned / dense", ""), rows, f"{samples} test samples")
+    lines = [f"warning: {arm}: {line}" for arm, found in document["warnings"].items() for line in found]
+    return "\n".join((shown, *lines))
 
 
 def mapping_table(document: dict[str, Any]) -> str:
-    """Cores a layer, from `Mapping.as_dict`."""
+    """Cores a layer, from `Mapping.as_dict`; neurons, words and axons are of the fullest core."""
     rows = [
         (
             layer["name"],
+            layer["kind"],
             f">= {layer['cores']}" if layer["lower_bound"] else str(layer["cores"]),
-            f"{layer['neurons']:,}",
+            str(layer["compiler_like"]),
+            f"{layer['neurons_per_core']:,}",
             f"{layer['synapse_words']:,}",
             f"{layer['axon_in']:,}",
-            layer["binding"],
+            _room(layer["headroom"]),
+            _saving(layer["headroom"]),
+            f"{layer['binding']} {100 * layer['binding_fraction']:.0f} %",
         )
         for layer in document["layers"]
     ]
-    head = ("layer", "cores", "neurons", "synapse words a core", "axons in", "binding")
+    head = ("layer", "kind", "cores", "compiler-like", "neurons a core", "synapse words a core", "axons in")
     least = "at least " if document["lower_bound"] else ""
-    return table(head, rows, f"{least}{document['cores']} cores of {document['chip']} (estimated)")
+    title = (
+        f"{least}{document['cores']:,} cores of {document['chip']} (estimated), {document['compiler_like']:,} as the "
+        f"compiler would split (inferred); {_systems(document)}"
+    )
+    return table((*head, "room for", "a core less at", "binding"), rows, title)
+
+
+def what_if_table(document: dict[str, Any]) -> str:
+    """Cores against the fraction of channels kept, from `WhatIf.as_dict`; of many steps those that change most."""
+    steps, asked = document["steps"], document["asked"]
+    changes = [abs(step["cores"] - before["cores"]) for before, step in pairwise(steps)]
+    most = sorted(range(len(changes)), key=lambda i: -changes[i])[:STEPS_SHOWN]
+    shown = [steps[0], *(steps[i + 1] for i in most)]
+    known = {kept["keep"]: (kept, "a step") for kept in shown} | {kept["keep"]: (kept, "asked") for kept in asked}
+    rows = [
+        (
+            f"{keep:.4f}".rstrip("0").rstrip("."),
+            f"{kept['cores']:,}",
+            f"{kept['compiler_like']:,}",
+            f"{kept['channels']:,}",
+            kept["system"] or "no system",
+            why,
+        )
+        for keep, (kept, why) in sorted(known.items(), reverse=True)
+    ]
+    title = f"what a fraction of the hidden channels takes on {document['chip']} (estimated)"
+    if len(shown) < len(steps):
+        title = f"{title}; {len(shown)} of {len(steps):,} steps, --json has all"
+    return table(("up to", "cores", "compiler-like", "channels", "smallest system", ""), rows, title)
+
+
+def _systems(document: dict[str, Any]) -> str:
+    chips = f"{document['chips']:,} chip{'s' if document['chips'] > 1 else ''}"
+    held, larger = (document[key] or "no system" for key in ("system", "compiler_like_system"))
+    return f"{chips}, {held} holds it" + (f" ({larger} as the compiler would split)" if larger != held else "")
+
+
+def _room(headroom: dict[str, Any]) -> str:
+    return f"{headroom['more']:,} {headroom['unit']}" if headroom["more"] else "-"
+
+
+def _saving(headroom: dict[str, Any]) -> str:
+    """How many columns or neurons, or how many channels, would have to go to save a core."""
+    fewer = [(headroom["fewer"], headroom["unit"]), (headroom["channels_fewer"], "channels")]
+    return " or ".join(f"-{count:,} {unit}" for count, unit in fewer if count) or "-"
 
 
 def verification_table(document: dict[str, Any]) -> str:
@@ -78,9 +138,16 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]], title: str) -> str
     return "\n".join(line.rstrip() for line in buffer.getvalue().splitlines())
 
 
+def _label(key: str, evidence: dict[str, list[str]]) -> str:
+    """Where a figure comes from, and of what kind the prices behind it are."""
+    return f"{LABELS[key]}, prices {' and '.join(evidence[key])}" if key in evidence else LABELS[key]
+
+
 def _cell(key: str, value: Any) -> str:
-    if key == "energy_nj_per_sample":
-        return f"{_number(value['typical'])} nJ ({_number(value['low'])} to {_number(value['high'])})"
+    if key in _UNITS:
+        unit, scale = _UNITS[key]
+        low, typical, high = (_number(scale * value[band]) for band in BANDS)
+        return f"{typical} {unit} ({low} to {high})"
     if key.startswith("accuracy"):
         return f"{100 * value:.2f} %"
     return _number(value)

@@ -13,7 +13,7 @@ from sca_deploy.exporters.base import Check, Exporter, exporter, exporters
 
 
 def test_the_targets_of_this_package_are_listed_sorted() -> None:
-    assert exporters() == ("loihi2", "nir", "onnx")
+    assert exporters() == ("lava", "loihi2", "nir", "onnx")
 
 
 @pytest.mark.parametrize("name", exporters())

@@ -18,6 +18,7 @@ from sca_deploy.hardware.program import Conv, Dense, IntArray, Layer, Program, S
 from sca_deploy.hardware.simulate import Simulation, simulate
 
 Index = tuple[int, ...]
+WEIGHT = np.full((3, 1), 2, np.int32)
 
 
 def synapses(synapse: Synapse, source: Shape, target: Shape) -> Iterator[tuple[Index, Index, int]]:
@@ -61,7 +62,8 @@ def brute_force(simulation: Simulation, layer: Layer) -> tuple[Tally, npt.NDArra
             payload += (weight != 0) * int(simulation.payload[synapse.source][pre])
     spikes = sum(int(simulation.messages[layer.name][neuron]) for neuron in np.ndindex(layer.shape))
     updates = sum(1 for _ in np.ndindex(layer.shape)) * simulation.steps * simulation.samples
-    return Tally(spikes, synops, stored, payload, updates, messages_in), received
+    injections = updates if layer.injected else 0
+    return Tally(spikes, synops, stored, payload, updates, messages_in, injections), received
 
 
 def sparse_even(rng: np.random.Generator, shape: Shape) -> IntArray:
@@ -75,7 +77,7 @@ def lif(name: str, shape: Shape, *fed_by: Synapse) -> Layer:
 
 @st.composite
 def programs(draw: st.DrawFn) -> tuple[Program, np.random.Generator]:
-    """input -> a (any convolution) -> b (two convolutions of a, summed) -> c (dense)."""
+    """input -> a (any convolution) -> b (two convolutions of a, summed) -> c (dense, delayed, reads itself, and a)."""
     rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
     pair = st.tuples
     groups = draw(st.sampled_from((1, 2)))
@@ -99,7 +101,13 @@ def programs(draw: st.DrawFn) -> tuple[Program, np.random.Generator]:
     layers = (
         lif("a", shape, conv),
         lif("b", (2, *shape[1:]), *summed),
-        lif("c", (3,), Dense("b", sparse_even(rng, (3, 2 * shape[1] * shape[2])))),
+        lif(
+            "c",
+            (3,),
+            Dense("b", sparse_even(rng, (3, 2 * shape[1] * shape[2])), delay=rng.integers(0, 4, (3, 1))),
+            Dense("c", sparse_even(rng, (3, 3)), delay=1),
+            Dense("a", sparse_even(rng, (3, outputs * shape[1] * shape[2])), delay=2),
+        ),
     )
     return Program(input_shape, draw(st.sampled_from((0, 4))), steps=3, layers=layers, readout=False), rng
 
@@ -137,6 +145,42 @@ def test_operations_by_place_are_those_its_neurons_receive(drawn: tuple[Program,
         assert counted.synops_by_place.tolist() == columns
 
 
+def test_an_injected_input_is_written_and_not_sent() -> None:
+    """PilotNet's first layer: the host writes a bias into every neuron at every step, and nothing arrives as spikes."""
+    rng = np.random.default_rng(5)
+    first = Layer("a", (2, 3, 4), (), v_decay=0, threshold=10, bias=np.zeros(2, np.int32), injected=True)
+    layers = (first, lif("b", (2,), Dense("a", sparse_even(rng, (2, 24)))))
+    program = Program((2, 3, 4), 0, steps=7, layers=layers, readout=False)
+    sent = {"a": rng.integers(0, 4, (2, 3, 4)), "b": np.zeros(2, np.int64)}
+    simulation = Simulation(program, 5, 7, sent, sent, readout=None, records={})
+    counts = count(simulation)
+    assert counts.input_messages == 0
+    assert counts.layers[0].tally == Tally(spikes=int(sent["a"].sum()), updates=24 * 7 * 5, injections=24 * 7 * 5)
+    assert counts.layers[1].tally == brute_force(simulation, layers[1])[0]
+    assert counts.as_dict()["per_sample"]["injections"] == 24 * 7
+
+
+def test_a_delayed_message_is_counted_when_it_is_sent() -> None:
+    """The only spike comes in the last step, and would be felt 5 steps later: the core has looked its synapses up."""
+    layer = lif("a", (3,), Dense("input", np.array([[2], [0], [4]], np.int32), delay=5))
+    program = Program((1,), 0, steps=4, layers=(layer,), readout=False)
+    last = {"input": np.array([1]), "a": np.zeros(3, np.int64)}
+    tally = count(Simulation(program, 1, 4, last, last, readout=None, records={})).total
+    assert (tally.messages_in, tally.synops, tally.synops_stored) == (1, 2, 3)
+
+
+def test_the_spikes_of_a_recurrent_layer_meet_its_own_synapses() -> None:
+    own = np.array([[0, 2], [4, 6]], np.int32)
+    layer = lif("a", (2,), Dense("input", np.array([[2], [2]], np.int32)), Dense("a", own, delay=1))
+    program = Program((1,), 0, steps=9, layers=(layer,), readout=False)
+    sent = {"input": np.array([10]), "a": np.array([3, 5])}
+    counts = count(Simulation(program, 1, 9, sent, sent, readout=None, records={}))
+    # Neuron 0 hears 10 inputs and 5 spikes of neuron 1; neuron 1 hears 10, 3 and 5.
+    assert counts.layers[0].synops_by_place.tolist() == [15, 18]
+    assert counts.total.synops_stored == 2 * 10 + 2 * (3 + 5)
+    assert counts.total.messages_in == 10 + 3 + 5
+
+
 def test_a_simulated_run_is_counted() -> None:
     rng = np.random.default_rng(7)
     layers = (
@@ -151,6 +195,29 @@ def test_a_simulated_run_is_counted() -> None:
     assert tallies(count(simulation)) == expected
 
 
+def test_a_simulated_recurrent_run_with_delays_is_counted_spike_by_spike() -> None:
+    """From the recorded spikes, one at a time: each meets the synapses of its neuron once, whenever it was sent."""
+    rng = np.random.default_rng(12)
+    layers = (
+        lif("a", (4,), Dense("input", sparse_even(rng, (4, 6)), delay=rng.integers(0, 3, (4, 6)))),
+        lif("b", (5,), Dense("a", sparse_even(rng, (5, 4)), delay=2), Dense("b", sparse_even(rng, (5, 5)), delay=1)),
+        lif("c", (3,), Dense("b", sparse_even(rng, (3, 5))), Dense("a", sparse_even(rng, (3, 4)))),
+    )
+    program = Program((6,), 0, steps=8, layers=layers, readout=False)
+    x = rng.integers(0, 2, (3, 8, 6)).astype(np.uint8)
+    run = simulate(program, x, record=["spikes"])
+    sent = {"input": x} | {layer.name: run.records[layer.name]["spikes"] for layer in layers}
+    for layer, counted in zip(layers, count(run).layers, strict=True):
+        synops = stored = 0
+        for synapse in layer.synapses:
+            for _, _, neuron in zip(*np.nonzero(sent[synapse.source]), strict=True):
+                stored += len(synapse.weight)
+                synops += sum(1 for weight in synapse.weight[:, neuron] if weight != 0)
+        assert (counted.tally.synops, counted.tally.synops_stored) == (synops, stored)
+        assert counted.tally.spikes == int(sent[layer.name].sum()) > 0
+        assert counted.tally.updates == layer.neurons * 3 * 8
+
+
 def test_a_spike_in_a_corner_has_only_the_fan_out_inside_the_map() -> None:
     kernel = np.full((1, 1, 3, 3), 2, np.int32)
     program = Program((1, 4, 4), 0, 1, (lif("a", (1, 4, 4), Conv("input", kernel, padding=(1, 1))),), readout=False)
@@ -159,10 +226,12 @@ def test_a_spike_in_a_corner_has_only_the_fan_out_inside_the_map() -> None:
     assert count(simulate(program, corner)).total.synops == 4  # of the 9 a spike in the middle meets
 
 
-def test_counts_do_not_round_beyond_float_precision() -> None:
-    program = Program((1,), 0, 1, (lif("a", (3,), Dense("input", np.full((3, 1), 2, np.int32))),), readout=False)
+@pytest.mark.parametrize("synapse", [Dense("input", WEIGHT), Conv("input", WEIGHT.reshape(3, 1, 1, 1))])
+def test_counts_do_not_round_beyond_float_precision(synapse: Synapse) -> None:
+    shape = (1, 1, 1) if isinstance(synapse, Conv) else (1,)
+    program = Program(shape, 0, 1, (lif("a", (3, *shape[1:]), synapse),), readout=False)
     many = 2**53 + 1
-    sent = {"input": np.array([many]), "a": np.zeros(3, np.int64)}
+    sent = {"input": np.full(shape, many), "a": np.zeros((3, *shape[1:]), np.int64)}
     assert count(Simulation(program, 1, 1, sent, sent, readout=None, records={})).total.synops == 3 * many
 
 
@@ -217,3 +286,25 @@ def test_cores_share_out_the_counts_along_the_tiles_of_the_mapping() -> None:
     assert sum(core.synops for core in parts) == int(operations.sum())
     assert max(core.updates for core in parts) == 2 * mapping["b"].neurons_per_core
     assert busiest(cores, "synops").synops == max(core.synops for core in cores)
+
+    # Without routes a spike is one message; with them it is as many as its place has cores to tell.
+    assert [core.messages for core in cores] == [core.spikes for core in cores]
+    fanout = {layer.name: rng.integers(0, 100, layer.spikes_by_place.shape) for layer in counts.layers}
+    sent = spikes.sum(axis=(0, 1)) * fanout["a"]
+    cores = by_core(counts, mapping, fanout)
+    assert [core.messages for core in cores if core.layer == "a"] == [int(sent[tile].sum()) for tile in tiles]
+
+
+def test_a_map_that_is_cut_over_channels_shares_its_counts_out_over_them() -> None:
+    """A kernel of 512 x 256 x 3 x 3 takes two cores for the output channels alone, whatever the map."""
+    rng = np.random.default_rng(4)
+    kernel = sparse_even(rng, (512, 256, 3, 3))
+    program = Program((256, 3, 3), 0, 1, (lif("a", (512, 1, 1), Conv("input", kernel)),), readout=False)
+    simulation = made_up(program, rng)
+    counts, mapping = count(simulation), map_program(program, load_chip("loihi2"))
+    cores = by_core(counts, mapping)
+    assert len(cores) == mapping.cores > 1
+    received = ((kernel != 0) * simulation.messages["input"]).sum(axis=(1, 2, 3))
+    parts = np.split(received, len(cores))
+    assert [core.synops for core in cores] == [int(part.sum()) for part in parts]
+    assert sum(core.updates for core in cores) == counts.total.updates

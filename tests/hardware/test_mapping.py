@@ -1,188 +1,46 @@
-"""Cores, words and axons against the tables that the Loihi 2 compiler printed in the lava-dl tutorials."""
+"""The rules of the mapper on any Program; the published tables are in test_published_tables.py."""
 
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
-from importlib import metadata
+import re
+import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sca_deploy.errors import DoesNotFit
+from sca_deploy.errors import DoesNotFit, ScaDeployError, UsageError
 from sca_deploy.hardware.chip import Quantity, load_chip
-from sca_deploy.hardware.mapping import Mapping, channel_chunks, check_fits, dense_words, map_program, weight_bits
-from sca_deploy.hardware.program import Conv, Dense, IntArray, Layer, Program, Shape, Synapse
+from sca_deploy.hardware.mapping import LayerMapping, Mapping, check_fits, map_program
+from sca_deploy.hardware.placement import routes
+from sca_deploy.hardware.program import INPUT, Conv, Dense, Program, Shape
+from sca_deploy.hardware.storage import Layout, channel_chunks, weight_bits
+from sca_deploy.report.tables import mapping_table
+from tests.conftest import sca_deploy
+from tests.hardware.test_published_tables import layer, perceptron, pilotnet, weights
 
 LOIHI2 = load_chip("loihi2")
 
-# PilotNet LIF of lava-dl 0.6.0 (tests/lava/lib/dl/netx/gts/pilotnet_lif/network.net):
-# layer, shape, weight shape, smallest and largest weight, stride, padding
-PILOTNET_NET: list[tuple[str, Shape, Shape, int, int, tuple[int, int], tuple[int, int]]] = [
-    ("conv_0", (24, 32, 99), (24, 3, 3, 3), -20, 18, (2, 2), (0, 0)),
-    ("conv_1", (36, 15, 49), (36, 24, 3, 3), -12, 10, (2, 2), (0, 0)),
-    ("conv_2", (48, 7, 24), (48, 36, 3, 3), -10, 8, (2, 2), (0, 0)),
-    ("conv_3", (64, 4, 22), (64, 48, 3, 3), -8, 8, (2, 1), (1, 0)),
-    ("conv_4", (64, 2, 20), (64, 64, 3, 3), -8, 8, (1, 1), (0, 0)),
-    ("fc_0", (100,), (100, 2560), -6, 6, (1, 1), (0, 0)),
-    ("fc_1", (50,), (50, 100), -14, 10, (1, 1), (0, 0)),
-    ("fc_2", (10,), (10, 50), -24, 20, (1, 1), (0, 0)),
-    ("fc_3", (1,), (1, 10), -24, 42, (1, 1), (0, 0)),
-]
 
-# Compiler table of the lava-dl tutorial "pilotnet_snn" (benchmark), Loihi 2:
-# layer, axon in, neurons, synapse words, axon map (mean), cores, columns of a tile
-PILOTNET_CONV = [
-    ("conv_0", 2, 3072, 81, 253, 25, 4),
-    ("conv_1", 2, 2160, 864, 113, 13, 4),
-    ("conv_2", 2, 2688, 1620, 112, 3, 8),
-    ("conv_3", 1, 2048, 2160, 29, 3, 8),
-    ("conv_4", 1, 2048, 2880, 1280, 2, 16),
-]
-# layer, axon in, neurons, synapse words, axon map, cores
-PILOTNET_DENSE_ON_ONE_CORE = [
-    ("fc_1", 100, 50, 1300, 50, 1),
-    ("fc_2", 50, 10, 150, 10, 1),
-    ("fc_3", 10, 1, 10, 1, 1),
-]
-PILOTNET_CORES_WITHOUT_INPUT = 74 - 13
-PILOTNET_FC_0_CORES = 12
-
-# Compiler table of the lava-dl tutorial "mnist" (784-128-64-10), percent of a core's budget:
-# layer, inputs, neurons on the fullest core, axon in, neuron groups, neurons, synapse words, axon map, total
-MNIST = [
-    ("fc_0", 784, 50, 4.90, 12.50, 1.22, 78.40, 0.31, 67.14),
-    ("fc_1", 128, 64, 0.80, 12.50, 1.56, 16.80, 0.40, 14.72),
-    ("fc_2", 64, 10, 0.40, 12.50, 0.24, 1.60, 0.06, 1.71),
-]
-MNIST_CORES = {"fc_0": 3, "fc_1": 1, "fc_2": 1}
-
-
-def weights(shape: Shape, low: int, high: int) -> IntArray:
-    """Zeros with the two extremes in them: storage depends on nothing else."""
-    array = np.zeros(shape, np.int32)
-    array.flat[0], array.flat[-1] = low, high
-    return array
-
-
-def layer(name: str, shape: Shape, *synapses: Synapse) -> Layer:
-    return Layer(name, shape, synapses, v_decay=1024, threshold=25, bias=np.zeros(shape[:1], np.int32))
-
-
-def network(input_shape: Shape, *layers: Layer, input_bits: int = 0) -> Program:
+def network(input_shape: Shape, *layers: Any, input_bits: int = 0) -> Program:
     return Program(input_shape, input_bits, steps=1, layers=layers, readout=False)
 
 
-def pilotnet() -> Program:
-    layers, source = [], "input"
-    for name, shape, weight_shape, low, high, stride, padding in PILOTNET_NET:
-        weight = weights(weight_shape, low, high)
-        synapse = Conv(source, weight, stride, padding) if weight.ndim == 4 else Dense(source, weight)
-        layers.append(layer(name, shape, synapse))
-        source = name
-    return network((3, 66, 200), *layers)
-
-
-def perceptron(*sizes: int) -> Program:
-    """Dense layers fc_0, fc_1, ... with weights over the whole 8-bit range."""
-    names = ["input", *(f"fc_{i}" for i in range(len(sizes) - 1))]
-    layers = [
-        layer(names[i + 1], (sizes[i + 1],), Dense(names[i], weights((sizes[i + 1], sizes[i]), -256, 254)))
-        for i in range(len(sizes) - 1)
-    ]
-    return network((sizes[0],), *layers)
-
-
-@pytest.fixture(scope="module")
-def pilotnet_mapping() -> Mapping:
-    return map_program(pilotnet(), LOIHI2)
-
-
-def test_the_pilotnet_ranges_are_those_of_the_published_file() -> None:
-    h5py = pytest.importorskip("h5py")
-    try:
-        wheel = metadata.distribution("lava-dl")
-    except metadata.PackageNotFoundError:
-        pytest.skip("lava-dl is not installed")
-    path = Path(str(wheel.locate_file("tests/lava/lib/dl/netx/gts/pilotnet_lif/network.net")))
-    with h5py.File(path) as file:
-        stored = [file["layer"][str(i)] for i in range(1, 11) if "weight" in file["layer"][str(i)]]
-        found = [
-            (tuple(int(n) for n in node["shape"]), int(node["weight"][()].min()), int(node["weight"][()].max()))
-            for node in stored
-        ]
-    # Dense shapes are (n, 1, 1) in the file.
-    assert found == [(shape + (1,) * (3 - len(shape)), low, high) for _, shape, _, low, high, _, _ in PILOTNET_NET]
-
-
-@pytest.mark.parametrize("row", PILOTNET_CONV, ids=lambda row: row[0])
-def test_a_published_convolution_is_reproduced(
-    pilotnet_mapping: Mapping, row: tuple[str, int, int, int, int, int, int]
-) -> None:
-    name, axon_in, neurons, words, axon_map, cores, columns = row
-    mapped = pilotnet_mapping[name]
-    assert (mapped.axon_in, mapped.neurons_per_core, mapped.synapse_words) == (axon_in, neurons, words)
-    assert (mapped.cores, mapped.columns) == (cores, columns)
-    # The table prints the mean over the cores, the last of which holds the columns that are left.
-    width = pilotnet()[name].shape[2]
-    assert mapped.core["axon_map"].used * width // (cores * columns) == axon_map
-    assert not mapped.lower_bound
-
-
-@pytest.mark.parametrize("row", PILOTNET_DENSE_ON_ONE_CORE, ids=lambda row: row[0])
-def test_a_published_dense_layer_on_one_core_is_reproduced(
-    pilotnet_mapping: Mapping, row: tuple[str, int, int, int, int, int]
-) -> None:
-    mapped = pilotnet_mapping[row[0]]
-    axon_map = mapped.core["axon_map"].used
-    assert (mapped.axon_in, mapped.neurons_per_core, mapped.synapse_words, axon_map, mapped.cores) == row[1:]
-
-
-def test_dense_cores_that_were_split_are_a_lower_bound(pilotnet_mapping: Mapping) -> None:
-    split = pilotnet_mapping["fc_0"]
-    assert split.lower_bound
-    assert 1 < split.cores <= PILOTNET_FC_0_CORES
-    assert pilotnet_mapping.lower_bound
-    assert pilotnet_mapping.cores <= PILOTNET_CORES_WITHOUT_INPUT
-    # What is left of the difference to the published total is this layer's alone.
-    assert pilotnet_mapping.cores - split.cores == PILOTNET_CORES_WITHOUT_INPUT - PILOTNET_FC_0_CORES
-
-
-def test_the_published_words_of_pilotnet_fc_0_follow_from_its_split() -> None:
-    bits = 3  # -6..6
-    assert dense_words(2560, 100, bits, LOIHI2) == 61_440
-    assert dense_words(2560, math.ceil(100 / 6), bits, LOIHI2) == 12_800
-    twelve_cores = 11 * dense_words(2560, 9, bits, LOIHI2) + dense_words(2560, 1, bits, LOIHI2)
-    assert twelve_cores // 12 == 7253
-
-
-@pytest.mark.parametrize("row", MNIST, ids=lambda row: row[0])
-def test_a_published_mnist_core_is_reproduced_in_percent(
-    row: tuple[str, int, int, float, float, float, float, float, float],
-) -> None:
-    _, inputs, neurons, *published, total = row
-    mapped = map_program(perceptron(inputs, neurons), LOIHI2).layers[0]
-    assert mapped.cores == 1
-    percent = {resource: 100 * use.fraction for resource, use in mapped.core.items()}
-    shown = [percent[key] for key in ("axon_in", "neuron_groups", "neurons", "synapse_words", "axon_map")]
-    assert shown == pytest.approx(published, abs=0.005)
-    # fc_2 reads 1.71 where the sum of its own columns is 1.70.
-    assert percent["total"] == pytest.approx(total, abs=0.011)
-
-
-def test_mnist_takes_the_published_cores() -> None:
-    mapping = map_program(perceptron(784, 128, 64, 10), LOIHI2)
-    assert {mapped.name: mapped.cores for mapped in mapping.layers} == MNIST_CORES
-    assert mapping["fc_0"].binding == "synapse_words"
+def list_words(*chunks: int, bits: int) -> int:
+    return sum(math.ceil((chunk * bits + 10) / 64) for chunk in chunks)
 
 
 @given(st.lists(st.integers(-128, 127), min_size=1, max_size=6))
 def test_weight_bits_are_the_fewest_that_hold_every_half_weight(halves: list[int]) -> None:
     fewest = next(b for b in range(1, 9) if all(-(2 ** (b - 1)) <= half < 2 ** (b - 1) for half in halves))
-    assert weight_bits(2 * np.array(halves, np.int32), LOIHI2) == fewest
+    assert weight_bits(2 * np.array(halves, np.int32), Layout.of(LOIHI2)) == fewest
 
 
 @given(st.integers(1, 5000))
@@ -193,28 +51,110 @@ def test_channel_chunks_are_distinct_powers_of_two_that_sum_up(channels: int) ->
     assert all(math.log2(chunk).is_integer() for chunk in chunks)
 
 
+def dense_fits(neurons: int, inputs: int) -> bool:
+    words = inputs * math.ceil((neurons * 20 + 10) / 64)
+    return words <= 16_000 and inputs + neurons + words + neurons <= 20_000
+
+
 @given(st.integers(1, 300), st.integers(1, 2500))
 def test_dense_cores_are_the_fewest_whose_budgets_hold(neurons: int, inputs: int) -> None:
-    program = perceptron(inputs, neurons)
-    mapped = map_program(program, LOIHI2).layers[0]
-
-    def fits(n: int) -> bool:
-        words = inputs * math.ceil((n * 20 + 10) / 64)
-        return words <= 16_000 and inputs + n + words + n <= 20_000
-
-    per_core = max(n for n in range(1, neurons + 1) if fits(n))
+    mapped = map_program(perceptron(inputs, neurons), LOIHI2).layers[0]
+    per_core = max(n for n in range(1, neurons + 1) if dense_fits(n, inputs))
     assert mapped.cores == math.ceil(neurons / per_core)
     assert mapped.neurons_per_core == math.ceil(neurons / mapped.cores)
     sizes = [len(part) for part in np.array_split(np.arange(neurons), mapped.cores)]
     assert mapped.synapse_words_total == sum(inputs * math.ceil((n * 20 + 10) / 64) for n in sizes)
     assert mapped.synapse_words == inputs * math.ceil((max(sizes) * 20 + 10) / 64)
+    assert mapped.compiler_like >= mapped.cores
+
+
+@given(st.integers(1, 200), st.integers(1, 2500))
+def test_the_headroom_of_a_dense_layer_ends_where_a_core_more_begins(neurons: int, inputs: int) -> None:
+    def cores(n: int) -> int:
+        return map_program(perceptron(inputs, n), LOIHI2).layers[0].cores
+
+    headroom = map_program(perceptron(inputs, neurons), LOIHI2).layers[0].headroom()
+    assert headroom["unit"] == "neurons"
+    assert cores(neurons + headroom["more"]) == cores(neurons) < cores(neurons + headroom["more"] + 1)
+    if headroom["fewer"]:
+        assert cores(neurons - headroom["fewer"]) < cores(neurons) == cores(neurons - headroom["fewer"] + 1)
+    else:
+        assert cores(neurons) == 1
+
+
+def one_map(channels: int, height: int, width: int, inputs: int = 3, side: int = 1, **options: Any) -> LayerMapping:
+    kernel = weights((channels, inputs // options.get("groups", 1), side, side), -256, 254)
+    pad = side // 2
+    program = network(
+        (inputs, height, width),
+        layer("a", (channels, height, width), Conv(INPUT, kernel, padding=(pad, pad), **options)),
+    )
+    return map_program(program, LOIHI2)["a"]
+
+
+@given(st.integers(2, 40), st.integers(1, 40), st.integers(1, 60))
+def test_the_headroom_of_a_map_ends_where_a_core_more_begins(channels: int, height: int, width: int) -> None:
+    def cores(c: int, w: int) -> int:
+        return one_map(c, height, w).cores
+
+    whole, headroom = cores(channels, width), one_map(channels, height, width).headroom()
+    assert headroom["unit"] == "columns"
+    assert cores(channels, width + headroom["more"]) == whole < cores(channels, width + headroom["more"] + 1)
+    if headroom["fewer"]:
+        assert cores(channels, width - headroom["fewer"]) < whole == cores(channels, width - headroom["fewer"] + 1)
+    if headroom["channels_fewer"]:
+        assert cores(channels - headroom["channels_fewer"], width) < whole
+        assert all(cores(channels - c, width) >= whole for c in range(1, headroom["channels_fewer"]))
+    else:
+        assert whole == 1 or all(cores(c, width) >= whole for c in range(1, channels))
+
+
+@settings(max_examples=50)
+@given(st.integers(1, 300), st.integers(1, 5000), st.integers(1, 40), st.integers(1, 64), st.sampled_from([1, 3, 5]))
+def test_tiles_cover_a_map_once_and_fit_a_core(channels: int, height: int, width: int, inputs: int, side: int) -> None:
+    mapped = one_map(channels, height, width, inputs, side)
+    tiles = list(mapped.tiles())
+    assert mapped.fits
+    assert len(tiles) == mapped.cores
+    assert sum(tile.neurons for tile in tiles) == mapped.neurons == channels * height * width
+    assert len({tile.ranges for tile in tiles}) == len(tiles)
+    for tile in tiles:
+        (first, last), *_ = tile.ranges
+        words = inputs * side * side * list_words(*channel_chunks(last - first), bits=8)
+        assert max(words, tile.neurons * 1) <= 16_000
+        assert tile.neurons <= 4095
+        assert words + 2 * tile.neurons <= 20_000  # the host reads every neuron: an axon map entry each
+
+
+def test_tiles_of_a_dense_layer_are_runs_of_neurons() -> None:
+    tiles = [tile.ranges for tile in map_program(perceptron(784, 128), LOIHI2).layers[0].tiles()]
+    assert tiles == [((0, 42),), ((42, 85),), ((85, 128),)]
+
+
+def test_a_kernel_larger_than_a_core_is_halved_over_its_output_channels() -> None:
+    words = 128 * 9 * list_words(128, bits=8)
+    halved = 128 * 9 * list_words(64, bits=8)
+    assert halved <= 16_000 < words
+    mapped = one_map(128, 6, 6, inputs=128, side=3)
+    assert mapped.synapse_words == halved
+    assert mapped.cut.tile == (64, 6, 8)  # 8 columns of 6 x 64 neurons; the map has only 6
+    assert (mapped.cores, mapped.synapse_words_total) == (2, 2 * halved)
+    assert "halved over its output channels" in mapped.basis
+
+
+def test_a_column_of_more_neurons_than_a_core_is_halved_in_height() -> None:
+    mapped = one_map(64, 64, 2, inputs=1)
+    assert 64 * 64 > 4095
+    assert (mapped.cut.tile, mapped.cores) == ((64, 32, 1), 4)
+    assert "halved in height" in mapped.basis
+    assert mapped.binding == "neurons"
 
 
 def test_zero_weights_are_stored_and_charged() -> None:
     full, masked = (np.full((64, 64, 3, 3), 8, np.int32) for _ in range(2))
     masked[:, ::2] = 0
     words = [
-        map_program(network((64, 4, 4), layer("a", (64, 2, 2), Conv("input", weight))), LOIHI2)["a"].synapse_words
+        map_program(network((64, 4, 4), layer("a", (64, 2, 2), Conv(INPUT, weight))), LOIHI2)["a"].synapse_words
         for weight in (full, masked)
     ]
     assert words[0] == words[1]
@@ -223,7 +163,7 @@ def test_zero_weights_are_stored_and_charged() -> None:
 def test_compacting_half_of_the_channels_frees_words_and_cores() -> None:
     def chain(channels: int) -> Mapping:
         shape = (channels, 32, 32)
-        first = Conv("input", weights((channels, 2, 3, 3), -256, 254), padding=(1, 1))
+        first = Conv(INPUT, weights((channels, 2, 3, 3), -256, 254), padding=(1, 1))
         second = Conv("a", weights((channels, channels, 3, 3), -256, 254), padding=(1, 1))
         return map_program(network((2, 32, 32), layer("a", shape, first), layer("b", shape, second)), LOIHI2)
 
@@ -232,12 +172,12 @@ def test_compacting_half_of_the_channels_frees_words_and_cores() -> None:
 
 
 def test_the_words_and_axons_of_several_synapses_add_up() -> None:
-    first = layer("a", (16, 8, 8), Conv("input", weights((16, 2, 3, 3), -8, 6), padding=(1, 1)))
+    first = layer("a", (16, 8, 8), Conv(INPUT, weights((16, 2, 3, 3), -8, 6), padding=(1, 1)))
     both = layer(
         "b",
         (16, 8, 8),
         Conv("a", weights((16, 16, 3, 3), -8, 6), padding=(1, 1)),
-        Conv("input", weights((16, 2, 1, 1), -256, 254)),
+        Conv(INPUT, weights((16, 2, 1, 1), -256, 254)),
     )
     mapped = map_program(network((2, 8, 8), first, both), LOIHI2)["b"]
     three_bits, eight_bits = 1, 3  # words for 16 x 3 + 10 and for 16 x 8 + 10 bits
@@ -246,20 +186,71 @@ def test_the_words_and_axons_of_several_synapses_add_up() -> None:
     assert mapped.weight_bits == 8
 
 
+def test_a_recurrent_layer_has_axons_and_words_for_itself() -> None:
+    own = Dense("a", weights((50, 50), -256, 254), delay=1)
+    recurrent = layer("a", (50,), Dense(INPUT, weights((50, 20), -256, 254)), own)
+    mapped = map_program(network((20,), recurrent), LOIHI2)["a"]
+    assert mapped.axon_in == 20 + 50
+    assert mapped.synapse_words == (20 + 50) * list_words(50, bits=20)
+    assert mapped.core["axon_map"].used == 50  # its one reader is itself
+
+
+def test_delays_are_not_charged_and_that_is_said() -> None:
+    def with_delay(delay: int) -> LayerMapping:
+        synapse = Dense(INPUT, weights((9, 9), -256, 254), delay)
+        return map_program(network((9,), layer("a", (9,), synapse)), LOIHI2)["a"]
+
+    assert with_delay(62).synapse_words == with_delay(0).synapse_words
+    assert "delays is not known" in with_delay(62).basis
+    assert "delays" not in with_delay(0).basis
+
+
 def test_a_grouped_convolution_stores_only_its_groups_and_says_it_is_unpublished() -> None:
-    depthwise = layer("a", (16, 4, 4), Conv("input", weights((16, 1, 3, 3), -8, 6), padding=(1, 1), groups=16))
+    depthwise = layer("a", (16, 4, 4), Conv(INPUT, weights((16, 1, 3, 3), -8, 6), padding=(1, 1), groups=16))
     mapped = map_program(network((16, 4, 4), depthwise), LOIHI2)["a"]
     assert mapped.synapse_words == 16 * 9 * 1
     assert mapped.lower_bound
     assert "grouped" in mapped.basis
 
 
+@given(st.integers(1, 6), st.integers(1, 8), st.integers(1, 40), st.integers(1, 3))
+def test_a_part_of_a_grouped_convolution_stores_what_its_channels_read(
+    groups: int, per_group: int, inputs: int, parts: int
+) -> None:
+    from sca_deploy.hardware.storage import Footprint
+
+    outputs, layout = groups * per_group, Layout.of(LOIHI2)
+    size = Footprint(True, outputs, inputs, 9, groups, 8)
+    for part in np.array_split(np.arange(outputs), parts):
+        if part.size:
+            held = np.unique(part // per_group, return_counts=True)[1]
+            words = sum(inputs * 9 * list_words(*channel_chunks(int(n)), bits=8) for n in held)
+            start, stop = int(part[0]), int(part[-1]) + 1
+            assert size.words(start, stop, layout) == words
+            assert size.axons(start, stop) == sum(len(channel_chunks(int(n))) for n in held)
+
+
+def test_a_one_dimensional_map_is_cut_along_its_length() -> None:
+    kernel = weights((64, 8, 1, 5), -256, 254)
+    program = network((8, 1, 1000), layer("a", (64, 1, 996), Conv(INPUT, kernel)))
+    assert map_program(program, LOIHI2)["a"].cut.tile == (64, 1, 32)  # 64 columns would be 4096 neurons
+
+
+def test_an_injected_vector_takes_neurons_only() -> None:
+    program = network(
+        (5000,), layer("a", (5000,), injected=True), layer("b", (1,), Dense("a", weights((1, 5000), 0, 2)))
+    )
+    mapped = map_program(program, LOIHI2)["a"]
+    assert (mapped.kind, mapped.cores, mapped.synapse_words, mapped.weight_bits) == ("input", 2, 0, 0)
+    assert not mapped.lower_bound
+
+
 def test_a_tile_narrows_until_the_total_budget_holds() -> None:
     # 16 columns of 250 neurons keep every single budget, but with their axon map not the sum of 20,000.
-    words = 45 * 9 * sum(math.ceil((chunk * 8 + 10) / 64) for chunk in (128, 64, 32, 16, 8, 2))
+    words = 45 * 9 * list_words(128, 64, 32, 16, 8, 2, bits=8)
     assert words <= 16_000 < 20_000 < words + 2 * 4000
     assert words + 2 * 2000 + 6 <= 20_000
-    wide = layer("a", (250, 1, 16), Conv("input", weights((250, 45, 3, 3), -256, 254)))
+    wide = layer("a", (250, 1, 16), Conv(INPUT, weights((250, 45, 3, 3), -256, 254)))
     mapped = map_program(network((45, 3, 18), wide), LOIHI2)["a"]
     assert mapped.synapse_words == words
     assert (mapped.columns, mapped.cores, mapped.binding) == (8, 2, "total")
@@ -267,43 +258,45 @@ def test_a_tile_narrows_until_the_total_budget_holds() -> None:
 
 def test_what_binds_is_what_a_larger_core_would_break_not_what_is_fullest() -> None:
     # Columns of 2100 neurons: two would be 4200. The kernel fills more of the core but is the same on any tile.
-    split = layer("a", (60, 35, 2), Conv("input", weights((60, 97, 3, 3), -256, 254)))
+    split = layer("a", (60, 35, 2), Conv(INPUT, weights((60, 97, 3, 3), -256, 254)))
     mapped = map_program(network((97, 37, 4), split), LOIHI2)["a"]
     assert mapped.core["synapse_words"].fraction > mapped.core["neurons"].fraction
     assert (mapped.cores, mapped.binding) == (2, "neurons")
 
 
+def test_a_layer_without_neurons_is_named() -> None:
+    empty = layer("a", (1, 0, 5), Conv(INPUT, np.zeros((1, 1, 2, 1), np.int32)))
+    with pytest.raises(ScaDeployError, match="layer 'a' of shape"):
+        map_program(network((1, 1, 5), empty), LOIHI2)
+
+
 def test_as_dict_holds_what_a_report_needs() -> None:
     document = map_program(perceptron(784, 128), LOIHI2).as_dict()
-    assert (document["chip"], document["cores"]) == ("loihi2", 3)
+    assert (document["chip"], document["cores"], document["chips"], document["system"]) == (
+        "loihi2",
+        3,
+        1,
+        "oheo-gulch",
+    )
     (row,) = document["layers"]
     assert {"name", "cores", "neurons", "synapse_words", "axon_in", "binding"} <= row.keys()
-    assert row["core"]["axon_in"] == {"used": 784, "max": 16_000}
+    assert row["core"]["axon_in"] == {"used": 784, "max": 16_000, "fraction": 0.049}
+    json.dumps(document, allow_nan=False)
 
 
-def refuse(program: Program) -> str:
+def refuse(program: Program, **wish: Any) -> str:
     mapping = map_program(program, LOIHI2)
     with pytest.raises(DoesNotFit) as caught:
-        check_fits(mapping, LOIHI2)
+        check_fits(mapping, LOIHI2, **wish)
     assert caught.value.exit_code == 3
     assert caught.value.fix
     return caught.value.problem
 
 
-def test_pilotnet_fits(pilotnet_mapping: Mapping) -> None:
-    check_fits(pilotnet_mapping, LOIHI2)
-
-
-def test_a_kernel_larger_than_the_synapse_memory_is_refused() -> None:
-    kernel = weights((128, 128, 3, 3), -256, 254)
-    problem = refuse(network((128, 8, 8), layer("wide", (128, 6, 6), Conv("input", kernel))))
-    words = 128 * 9 * math.ceil((128 * 8 + 10) / 64)
-    assert f"layer 'wide': a core holding a tile of one column needs {words} synapse_words, loihi2 has 16000" in problem
-
-
-def test_a_column_of_more_neurons_than_a_core_is_refused() -> None:
-    tall = layer("tall", (64, 64, 2), Conv("input", weights((64, 1, 1, 1), 2, 2)))
-    assert "needs 4096 neurons, loihi2 has 4095" in refuse(network((1, 64, 2), tall))
+def test_a_kernel_of_one_channel_that_is_too_large_is_refused() -> None:
+    program = network((700, 8, 8), layer("wide", (2, 4, 4), Conv(INPUT, weights((2, 700, 5, 5), -256, 254))))
+    problem = refuse(program)
+    assert f"layer 'wide': a core holding a single neuron needs {700 * 25} synapse_words, loihi2 has 16000" in problem
 
 
 def test_a_fan_in_beyond_the_total_budget_is_refused() -> None:
@@ -314,13 +307,58 @@ def test_the_largest_fan_in_fits() -> None:
     check_fits(map_program(perceptron(9_999, 2), LOIHI2), LOIHI2)
 
 
-@pytest.mark.parametrize("columns", [128, 129])
-def test_a_chip_has_128_cores(columns: int) -> None:
-    full_cores = network((1, 4095, columns), layer("a", (1, 4095, columns), Conv("input", weights((1, 1, 1, 1), 2, 2))))
-    if columns == 128:
-        check_fits(map_program(full_cores, LOIHI2), LOIHI2)
+def full_cores(cores: int) -> Program:
+    """A map that fills so many cores to the last neuron."""
+    return network((1, 4095, cores), layer("sky", (1, 4095, cores), Conv(INPUT, weights((1, 1, 1, 1), 2, 2))))
+
+
+@pytest.mark.parametrize(
+    ("cores", "wish", "refusal"),
+    [
+        (128, {"chips": 1}, None),
+        (129, {"chips": 1}, "the network needs 129 cores, loihi2 has 128; layer 'sky' alone takes 129 (neurons)"),
+        (129, {"chips": 2}, None),
+        (257, {"chips": 2}, "the network needs 257 cores, 2 chips of loihi2 has 256"),
+        (1024, {"system": "kapoho-point"}, None),
+        (1025, {"system": "kapoho-point"}, "needs 1025 cores, kapoho-point (8 x loihi2) has 1024"),
+        (140_544, {}, None),
+        (140_545, {}, "needs 140545 cores, hala-point (1152 x loihi2) has 140544"),
+    ],
+)
+def test_a_network_must_fit_the_chips_there_are(cores: int, wish: dict[str, Any], refusal: str | None) -> None:
+    if refusal is None:
+        check_fits(map_program(full_cores(cores), LOIHI2), LOIHI2, **wish)
     else:
-        assert "the network needs 129 cores, loihi2 has 128; layer 'a' alone takes 129 (neurons)" in refuse(full_cores)
+        assert refusal in refuse(full_cores(cores), **wish)
+
+
+def test_a_refusal_names_the_system_that_would_hold_it() -> None:
+    mapping = map_program(full_cores(129), LOIHI2)
+    with pytest.raises(DoesNotFit) as caught:
+        check_fits(mapping, LOIHI2, system="oheo-gulch")
+    assert "kapoho-point holds it" in caught.value.fix
+
+
+@pytest.mark.parametrize(
+    ("cores", "chips", "system"),
+    [
+        (1, 1, "oheo-gulch"),
+        (128, 1, "oheo-gulch"),
+        (129, 2, "kapoho-point"),
+        (1024, 8, "kapoho-point"),
+        (1025, 9, "hala-point"),  # 122 usable cores a chip
+        (140_545, 1099, None),
+    ],
+)
+def test_the_smallest_system_that_holds_a_network_is_named(cores: int, chips: int, system: str | None) -> None:
+    mapping = map_program(full_cores(cores), LOIHI2)
+    assert (mapping.cores, mapping.chips, mapping.system) == (cores, chips, system)
+
+
+def test_an_unknown_system_suggests_the_nearest() -> None:
+    with pytest.raises(UsageError) as caught:
+        check_fits(map_program(full_cores(1), LOIHI2), LOIHI2, system="kapoho")
+    assert "did you mean 'kapoho-point'?" in caught.value.fix
 
 
 @pytest.mark.parametrize(
@@ -332,6 +370,69 @@ def test_a_chip_has_128_cores(columns: int) -> None:
 )
 def test_a_chip_of_narrower_messages_or_weights_refuses(limit: str, complaint: str) -> None:
     narrow = dataclasses.replace(LOIHI2, limits={**LOIHI2.limits, limit: Quantity(0, "bits", "test", "inferred")})
-    graded = network((4,), layer("a", (2,), Dense("input", weights((2, 4), -256, 254))), input_bits=8)
+    graded = network((4,), layer("a", (2,), Dense(INPUT, weights((2, 4), -256, 254))), input_bits=8)
     with pytest.raises(DoesNotFit, match=complaint):
         check_fits(map_program(graded, narrow), narrow)
+
+
+def million_neurons() -> Program:
+    """Convolutions of 1.2 million neurons and a dense layer that reads the last, pooled map."""
+    kernels = [weights((64, n, 3, 3), -256, 254) for n in (3, 64, 64)]
+    last = Dense("d", weights((1000, 64 * 8 * 8), -256, 254))
+    return network(
+        (3, 96, 96),
+        layer("a", (64, 96, 96), Conv(INPUT, kernels[0], padding=(1, 1))),
+        layer("b", (64, 96, 96), Conv("a", kernels[1], padding=(1, 1))),
+        layer("c", (64, 48, 48), Conv("b", kernels[2], (2, 2), (1, 1))),
+        layer("d", (64, 8, 8), Conv("c", kernels[2], (6, 6), (1, 1))),
+        layer("e", (1000,), last),
+    )
+
+
+def seconds(work: Callable[[], Any]) -> float:
+    start = time.perf_counter()
+    work()
+    return time.perf_counter() - start
+
+
+def test_a_million_neurons_are_mapped_and_routed_in_seconds() -> None:
+    program = million_neurons()
+    assert sum(mapped.neurons for mapped in program.layers) > 1_000_000
+    mapping = map_program(program, LOIHI2)
+    assert seconds(lambda: map_program(program, LOIHI2)) < 20
+    assert seconds(lambda: routes(program, mapping, LOIHI2)) < 20
+
+
+def test_the_table_marks_lower_bounds_and_names_the_binding_budget() -> None:
+    text = mapping_table(map_program(pilotnet(), load_chip("loihi2-2023")).as_dict())
+    title, _, *rows = text.splitlines()
+    assert title.startswith("at least 69 cores of loihi2-2023 (estimated), 74 as the compiler would split (inferred)")
+    cells = {row.split()[0]: row for row in rows}
+    assert re.search(r"^fc_0 +dense +>= 7 +12 +15 +10,240 +2,560 .*synapse_words 85 %$", cells["fc_0"])
+    assert re.search(
+        r"^conv_1 +conv +13 +13 +2,160 +864 +2 +3 columns +-1 columns or -2 channels +neurons 53 %$", cells["conv_1"]
+    )
+
+
+@pytest.fixture
+def wide(tmp_path: Path) -> Path:
+    """A Program that takes 129 cores."""
+    full_cores(129).save(tmp_path / "wide.npz")
+    return tmp_path / "wide.npz"
+
+
+def test_the_command_answers_a_network_larger_than_every_system_with_exit_3(tmp_path: Path) -> None:
+    full_cores(140_545).save(tmp_path / "sky.npz")
+    done = sca_deploy("map", tmp_path / "sky.npz")
+    assert done.returncode == 3
+    assert "needs 140545 cores, hala-point (1152 x loihi2) has 140544; layer 'sky'" in done.stderr
+    assert "140,545 cores" in done.stdout  # the table is printed all the same
+
+
+def test_the_command_takes_the_chips_or_the_system_that_are_there(wide: Path) -> None:
+    two, one = sca_deploy("map", wide, "--chips", 2), sca_deploy("map", wide, "--system", "oheo-gulch")
+    assert (two.returncode, one.returncode) == (0, 3)
+    assert "kapoho-point holds it" in two.stdout
+    assert "129 cores, oheo-gulch (1 x loihi2) has 128" in one.stderr
+    both = sca_deploy("map", wide, "--chips", 1, "--system", "oheo-gulch")
+    assert (both.returncode, both.stdout) == (2, "")

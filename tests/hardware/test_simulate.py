@@ -1,11 +1,12 @@
 import numpy as np
 import pytest
 from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from sca_deploy.errors import ScaDeployError, UsageError
 from sca_deploy.hardware import simulate as module
 from sca_deploy.hardware.program import INPUT, Conv, Dense, Layer, Program
-from sca_deploy.hardware.simulate import simulate
+from sca_deploy.hardware.simulate import FreeRun, simulate
 from tests.hardware.programs import brute_force, programs
 
 
@@ -16,14 +17,25 @@ def dense(weight, threshold=10, v_decay=0, bias=0, readout=False, bits=0, steps=
     return Program((weight.shape[1],), bits, steps, (layer,), readout)
 
 
-@settings(max_examples=400)
+def assert_equal_records(records, expected):
+    for name, values in expected.items():
+        for what in ("spikes", "u", "v"):
+            np.testing.assert_array_equal(records[name][what], values[what], f"{what} of {name}")
+
+
+@settings(max_examples=1500)
 @given(programs())
 def test_every_spike_u_and_v_is_that_of_the_brute_force_loop(case):
     program, x = case
-    records, expected = simulate(program, x, record=("spikes", "u", "v")).records, brute_force(program, x)
-    for layer in program.layers:
-        for what in ("spikes", "u", "v"):
-            np.testing.assert_array_equal(records[layer.name][what], expected[layer.name][what])
+    assert_equal_records(simulate(program, x, record=("spikes", "u", "v")).records, brute_force(program, x))
+
+
+@settings(max_examples=700)
+@given(programs(), st.sampled_from([None, 1, 2, 3, 17]))
+def test_a_free_run_is_that_of_a_loop_over_the_chips_steps(case, interval):
+    program, x = case
+    run = simulate(program, x, record=("spikes", "u", "v"), free_run=FreeRun(interval))
+    assert_equal_records(run.records, brute_force(program, x, free_run=True, reset_interval=interval))
 
 
 @settings(max_examples=100)
@@ -31,8 +43,9 @@ def test_every_spike_u_and_v_is_that_of_the_brute_force_loop(case):
 def test_messages_are_the_spikes_summed_and_payloads_the_values(case):
     program, x = case
     run, expected = simulate(program, x), brute_force(program, x)
-    np.testing.assert_array_equal(run.messages[INPUT], (x != 0).sum((0, 1)))
-    np.testing.assert_array_equal(run.payload[INPUT], x.sum((0, 1)))
+    sent = np.zeros_like(x) if program.injected else x
+    np.testing.assert_array_equal(run.messages[INPUT], (sent != 0).sum((0, 1)))
+    np.testing.assert_array_equal(run.payload[INPUT], sent.sum((0, 1)))
     for layer in program.layers:
         np.testing.assert_array_equal(run.messages[layer.name], expected[layer.name]["spikes"].sum((0, 1)))
 

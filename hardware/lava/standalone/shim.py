@@ -1,4 +1,4 @@
-"""What lava-nc 0.10.0 and lava-dl 0.6.0 need in order to run a network on Python 3.10 to 3.13.
+"""What lava-nc 0.10.0 and lava-dl 0.6.0 need in order to run a network on Python 3.10 to 3.13, and to fail in words.
 
 Both are archived, so the list is final. Only the worker applies it, before its first Lava import;
 the arithmetic of synapses and neurons stays Lava's.
@@ -11,15 +11,20 @@ import functools
 import importlib
 import importlib.util
 import multiprocessing
+import os
 import sys
 import traceback
 import types
 from multiprocessing.shared_memory import SharedMemory
+from pathlib import Path
 from typing import Any
+
+SHARED_MEMORY = Path("/dev/shm")
+"""Where Linux shows shared-memory segments as files."""
 
 
 def apply(segments: str, error: str) -> None:
-    """Make `lava.lib.dl.netx.hdf5` importable and usable in this process.
+    """Make Lava, and `lava.lib.dl.netx.hdf5` where it is installed, importable and usable in this process.
 
     Args:
         segments: what the names of all shared-memory segments start with, so that whoever ends this
@@ -127,7 +132,13 @@ def _name_segments(prefix: str) -> None:
             """Nothing to start: the segments belong to this process, not to a manager process."""
 
         def create_shared_memory(self, size: int) -> SharedMemory:
-            self.segments.append(SharedMemory(f"{prefix}{len(self.segments)}", create=True, size=size))
+            try:
+                self.segments.append(SharedMemory(f"{prefix}{len(self.segments)}", create=True, size=size))
+                _reserve(self.segments[-1])
+            except OSError as error:
+                raise OSError(
+                    f"no room for another {size} bytes of shared memory ({error.strerror}; see df {SHARED_MEMORY})"
+                ) from error
             return self.segments[-1]
 
         def shutdown(self) -> None:
@@ -136,6 +147,14 @@ def _name_segments(prefix: str) -> None:
 
     infrastructure = importlib.import_module("lava.magma.runtime.message_infrastructure.multiprocessing")
     vars(infrastructure)["SharedMemoryManager"] = NamedSegments
+
+
+def _reserve(segment: SharedMemory) -> None:
+    """Take a segment's memory now: where it runs out only when it is written to, the writer dies of SIGBUS."""
+    path = SHARED_MEMORY / segment.name
+    if path.exists():
+        with path.open("r+b") as file:
+            os.posix_fallocate(file.fileno(), 0, segment.size)
 
 
 def _report_failures(prefix: str) -> None:

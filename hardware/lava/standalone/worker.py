@@ -1,6 +1,6 @@
-"""Runs one .net file in Lava and writes down what every layer did. A script, started by path.
+"""Runs one exported network in Lava and writes down what every layer did. A script, started by path.
 
-It needs an interpreter with lava-nc 0.10.0, lava-dl 0.6.0 and h5py, not sca_deploy.
+It needs an interpreter with lava-nc 0.10.0, for .net files also lava-dl 0.6.0 and h5py, not sca_deploy.
 
     python worker.py FOLDER       run FOLDER/job.json on FOLDER/input.npy (see `client` for both)
     python worker.py --versions   print the versions of what would run it, as JSON
@@ -11,6 +11,7 @@ Standard input must be a pipe that the parent keeps open: when it closes, the wo
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import json
 import multiprocessing
@@ -21,7 +22,7 @@ import sys
 import threading
 import time
 import traceback
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any
@@ -37,6 +38,7 @@ def main(argument: str) -> int:
     try:
         if argument == "--versions":
             load_lava("sca-lava-versions-")
+            importlib.import_module("lava.lib.dl.netx.hdf5")
             print(json.dumps(versions()))
         else:
             run(Path(argument))
@@ -54,14 +56,17 @@ def load_lava(segments: str) -> None:
     """Import Lava with what it needs on this Python."""
     sys.path.insert(0, str(Path(__file__).parent))
     importlib.import_module("shim").apply(segments, ERROR)
-    importlib.import_module("lava.lib.dl.netx.hdf5")
     importlib.import_module("processes")
 
 
 def versions() -> dict[str, str]:
     """The versions that a result depends on."""
-    python = ".".join(map(str, sys.version_info[:3]))
-    return {"python": python} | {package: version(package) for package in PACKAGES}
+    found = {"python": ".".join(map(str, sys.version_info[:3]))}
+    for package in PACKAGES:
+        # Only .net files need all of them, and have imported them by now.
+        with contextlib.suppress(PackageNotFoundError):
+            found[package] = version(package)
+    return found
 
 
 def run(folder: Path) -> None:
@@ -69,26 +74,24 @@ def run(folder: Path) -> None:
     job = json.loads((folder / "job.json").read_text(encoding="utf-8"))
     threading.Thread(target=end_with_parent, args=(folder, job["segments"]), daemon=True).start()
     load_lava(job["segments"])
-    from lava.lib.dl.netx import hdf5
     from lava.magma.core.run_conditions import RunSteps
     from lava.magma.core.run_configs import Loihi2SimCfg
 
-    # A reset that reaches layer l at run step n T + l + 1 gives every sample a fresh start.
-    network = hdf5.Network(
-        net_config=job["net"], reset_interval=job["steps"], reset_offset=1, input_message_bits=job["input_bits"]
-    )
-    check_shapes(network, job["shapes"])
-    source = surround(network, job, folder)
-    source.create_runtime(Loihi2SimCfg(select_tag="fixed_pt"))
+    networks = importlib.import_module("networks")
+    load = networks.load_processes if job["network"].endswith(".py") else networks.load_net
+    neurons = load(job, str(folder / "input.npy"))
+    check_shapes(neurons, job["shapes"])
+    root = record(neurons, job, folder)
+    root.create_runtime(Loihi2SimCfg(select_tag="fixed_pt"))
     finished = threading.Event()
     children = {child.sentinel: child for child in multiprocessing.active_children()}
     threading.Thread(target=end_with_child, args=(children, finished), daemon=True).start()
     started = time.perf_counter()
-    source.run(RunSteps(num_steps=job["samples"] * job["steps"] + len(network.layers)))
+    root.run(RunSteps(num_steps=job["samples"] * job["period"] + max(job["stages"])))
     seconds = time.perf_counter() - started
     # After a failure stop() could wait for ever for a dead process; then the parent ends the session.
     finished.set()
-    source.stop()
+    root.stop()
     finish(folder, {"seconds": seconds, "versions": versions()})
 
 
@@ -102,12 +105,12 @@ def end_with_parent(folder: Path, segments: str) -> None:
     os.killpg(0, signal.SIGKILL)
 
 
-def check_shapes(network: Any, shapes: list[list[int]]) -> None:
+def check_shapes(neurons: list[Any], shapes: list[list[int]]) -> None:
     """Refuse a file that is not the network the job describes; Lava would hang on it."""
     ours = [size(shape) for shape in shapes]
-    theirs = [size(block.shape) for block in network.layers]
+    theirs = [size(population.s_out.shape) for population in neurons]
     if ours != theirs:
-        raise ValueError(f"the .net file has layers of {theirs} neurons, the network has {ours}")
+        raise ValueError(f"the exported file has layers of {theirs} neurons, the network has {ours}")
 
 
 def size(shape: Any) -> int:
@@ -118,23 +121,21 @@ def size(shape: Any) -> int:
     return count
 
 
-def surround(network: Any, job: dict[str, Any], folder: Path) -> Any:
-    """Connect a source to the network's input and a sink to everything that is recorded; returns the source."""
-    processes = importlib.import_module("processes")
-    last = len(network.layers) - 1
-    for index, block in enumerate(network.layers):
-        shape = tuple(map(int, block.shape))
+def record(neurons: list[Any], job: dict[str, Any], folder: Path) -> Any:
+    """Connect a sink to everything that is recorded; returns one of them."""
+    processes, networks = (importlib.import_module(name) for name in ("processes", "networks"))
+    last = len(neurons) - 1
+    for index, population in enumerate(neurons):
+        timing = networks.timing(job, job["stages"][index])
+        shape = tuple(map(int, population.s_out.shape))
         path = record_file(folder / f"spikes{index}.npy", "uint8", job, index)
-        block.neuron.s_out.connect(processes.SpikeSink(shape=shape, path=path, layer=index).s_in)
+        sink = processes.SpikeSink(shape=shape, path=path, **timing)
+        population.s_out.connect(sink.s_in)
         states = ("u", "v") if job["states"] else ("v",) if job["readout"] and index == last else ()
         for what in states:
             path = record_file(folder / f"{what}{index}.npy", "int32", job, index)
-            processes.StateSink(shape=shape, path=path, layer=index).state.connect_var(getattr(block.neuron, what))
-    source = processes.Source(
-        shape=tuple(map(int, network.inp.shape)), path=str(folder / "input.npy"), steps=job["steps"]
-    )
-    source.s_out.connect(network.inp)
-    return source
+            processes.StateSink(shape=shape, path=path, **timing).state.connect_var(getattr(population, what))
+    return sink
 
 
 def record_file(path: Path, dtype: str, job: dict[str, Any], layer: int) -> str:

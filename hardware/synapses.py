@@ -1,0 +1,143 @@
+"""What reaches a population through its synapses, for many samples and all time steps at once.
+
+Values over time are float tensors (steps, samples, neurons) that hold integers; a map's neurons are in
+(height, width, channel) order, in which convolutions are fastest. One step stands for all, where they are equal.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import torch.nn.functional as F
+
+from sca_deploy.hardware.arithmetic import wrap_activation
+from sca_deploy.hardware.program import ALIGNMENT_BITS, STATE_LIMIT, Conv, Dense, Program, Shape, Synapse
+
+ALIGNED = 1 << ALIGNMENT_BITS
+
+
+def channels_last(shape: Shape) -> npt.NDArray[np.int64]:
+    """The index in (C, H, W) order of every neuron of a map in (H, W, C) order; flat layers stay as they are."""
+    index = np.arange(np.prod(shape)).reshape(shape)
+    return (index.transpose(1, 2, 0) if len(shape) == 3 else index).reshape(-1)
+
+
+def largest_sum(synapse: Synapse) -> int:
+    """The largest magnitude of a sum, for payloads of 0 or 1: messages are never negative."""
+    weight = synapse.weight.astype(np.int64).reshape(len(synapse.weight), -1)
+    swings = weight.clip(min=0).sum(axis=1), -weight.clip(max=0).sum(axis=1)
+    return int(np.maximum(*swings).max(initial=0))
+
+
+class ConvKernel:
+    """The aligned sums of a convolution, wrapped to 24 bits as Lava's Conv does.
+
+    Args:
+        delay: steps from a spike to its effect.
+        dtype: one that holds every sum exactly.
+    """
+
+    def __init__(self, program: Program, conv: Conv, delay: int, dtype: torch.dtype) -> None:
+        self._conv, self._delay = conv, delay
+        self._map = program.shape_of(conv.source)
+        weight = torch.tensor(conv.weight, dtype=dtype) * ALIGNED
+        self._weight = weight.contiguous(memory_format=torch.channels_last)
+        self._wraps = largest_sum(conv) * program.payload_max(conv.source) >= STATE_LIMIT
+
+    def parts(self, spikes: torch.Tensor) -> Iterator[tuple[int, torch.Tensor]]:
+        """(delay, sums of `spikes`), to be added up."""
+        conv, steps = self._conv, len(spikes)
+        frames = _maps(spikes, self._map).to(self._weight.dtype)
+        a = F.conv2d(frames, self._weight, None, conv.stride, conv.padding, conv.dilation, conv.groups)
+        if self._wraps:
+            a = wrap_activation(a.double() / ALIGNED).to(a.dtype) * ALIGNED
+        yield self._delay, a.permute(0, 2, 3, 1).reshape(steps, spikes.shape[1], -1)
+
+
+def _maps(values: torch.Tensor, shape: Shape) -> torch.Tensor:
+    """(steps, samples, neurons) as images (steps x samples, C, H, W), without a copy."""
+    channels, height, width = shape
+    if channels == 1:
+        # The same memory; torch 2.13 convolves wrongly where one channel claims to be the innermost axis.
+        return values.view(-1, 1, height, width)
+    return values.view(-1, height, width, channels).permute(0, 3, 1, 2)
+
+
+@dataclass(frozen=True, eq=False)
+class Bundle:
+    """The weights of equal delay: (inputs, out), of the inputs in `columns`, or of all."""
+
+    delay: int
+    columns: torch.Tensor | None
+    weight: torch.Tensor
+
+    def sums(self, spikes: torch.Tensor) -> torch.Tensor:
+        """(..., out) from (..., inputs)."""
+        read = spikes if self.columns is None else spikes.index_select(-1, self.columns)
+        return read.to(self.weight.dtype) @ self.weight
+
+
+class DenseKernel:
+    """The aligned sums of a fully connected synapse: one matrix product for each different delay.
+
+    Args:
+        later: steps from a spike to its effect, beyond the synapse's own delay.
+        dtype: one that holds every sum exactly.
+    """
+
+    def __init__(self, program: Program, dense: Dense, later: int, dtype: torch.dtype) -> None:
+        order = channels_last(program.shape_of(dense.source))
+        weight, delay = dense.weight[:, order], np.broadcast_to(dense.delay, dense.weight.shape)[:, order]
+        self.bundles = [
+            _bundle(np.where(delay == steps, weight, 0), int(steps) + later, dtype)
+            for steps in np.unique(delay[weight != 0])
+        ]
+
+    def parts(self, spikes: torch.Tensor) -> Iterator[tuple[int, torch.Tensor]]:
+        """(delay, sums of `spikes`), to be added up."""
+        for bundle in self.bundles:
+            yield bundle.delay, bundle.sums(spikes)
+
+
+def _bundle(weight: npt.NDArray[np.int32], delay: int, dtype: torch.dtype) -> Bundle:
+    (used,) = weight.any(axis=0).nonzero()
+    # Picking columns costs about as much as multiplying by those that it saves.
+    picked = len(used) <= weight.shape[1] // 2
+    held = torch.tensor(weight[:, used] if picked else weight, dtype=dtype) * ALIGNED
+    return Bundle(delay, torch.from_numpy(used) if picked else None, held.T.contiguous())
+
+
+Kernel = ConvKernel | DenseKernel
+
+
+def kernel_of(program: Program, synapse: Synapse, later: int, dtype: torch.dtype) -> Kernel:
+    """What computes a synapse's sums exactly in `dtype`, which reach the population `later` than its delay says."""
+    if isinstance(synapse, Conv):
+        return ConvKernel(program, synapse, later, dtype)
+    return DenseKernel(program, synapse, later, dtype)
+
+
+def arrived(parts: Iterator[tuple[int, torch.Tensor]], steps: int) -> torch.Tensor | None:
+    """The sum of parts, each a number of steps later; one step where all are equal, None without parts."""
+    total: torch.Tensor | None = None
+    for delay, part in parts:
+        if total is None and delay == 0:
+            total = part
+        elif delay == 0 and total is not None and len(total) <= len(part):
+            total = part.add_(total)
+        else:
+            total = _over_time(total, part, steps)
+            if delay < steps:
+                total[delay:] += part[: steps - delay]
+    return total
+
+
+def _over_time(total: torch.Tensor | None, part: torch.Tensor, steps: int) -> torch.Tensor:
+    """`total` with all its steps."""
+    if total is None:
+        return part.new_zeros(steps, *part.shape[1:])
+    return total if len(total) == steps else total.repeat(steps, 1, 1)
