@@ -18,10 +18,14 @@ from sca_deploy.errors import ScaDeployError, UsageError
 from sca_deploy.exporters.netx_reading import read_program
 from sca_deploy.files import read_json, sha256
 from sca_deploy.graph import to_nir
-from sca_deploy.hardware.lower import lower
+from sca_deploy.hardware.frontend import read_populations
+from sca_deploy.hardware.lower import Rules, assemble, lower
 from sca_deploy.hardware.program import Program
+from sca_deploy.hardware.scales import search_scales
+from sca_deploy.hardware.simulate import check_input
 from sca_deploy.nn.network import SpikingNetwork
 from sca_deploy.pruning.compact import compact
+from sca_deploy.recording import load_input
 
 ARMS = ("dense", "pruned")
 KINDS = {".pt": "network_path", ".nir": "graph_path", ".npz": "program_path", ".net": "net_path"}
@@ -33,12 +37,14 @@ class Reading:
     """What a foreign file does not say: dt in seconds, steps a sample, bits of a graded input.
 
     num_layers: how many entries of a .net file are read, from the first; None reads all.
+    calibrate: a .npy file of real input, on which the scales of a graph's layers are searched.
     """
 
     dt: float | None = None
     steps: int | None = None
     input_bits: int | None = None
     num_layers: int | None = None
+    calibrate: Path | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,9 +100,18 @@ class Artifact:
             return Program.load(self.program_path)
         if self.graph is None:
             raise ScaDeployError(f"{self.path} holds no network")
-        return lower(
-            self.graph, dt=self.dt, steps=self._steps(), input_bits=self._input_bits(), scales=_scales(self.graph)
-        )
+        scales = _scales(self.graph)
+        if self.reading.calibrate is not None:
+            scales = self._searched(self.graph, self.reading.calibrate)
+        return lower(self.graph, dt=self.dt, steps=self._steps(), input_bits=self._input_bits(), scales=scales)
+
+    def _searched(self, graph: nir.NIRGraph, path: Path) -> dict[str, float]:
+        """The scales that fit the input in a file best."""
+        rules = Rules(self._steps(), self._input_bits())
+        shape, populations = read_populations(graph, self.dt)
+        x = load_input(path, shape)
+        check_input(assemble(shape, populations, rules), x)
+        return {choice.name: choice.chosen for choice in search_scales(shape, populations, rules, x)}
 
     def _net_program(self, path: Path) -> Program:
         if self.reading.dt is not None:

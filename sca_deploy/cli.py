@@ -154,7 +154,7 @@ def simulate(options: Options, source: Path, input_path: Path, record: str, outp
     from sca_deploy.hardware.simulate import simulate as run_simulator
 
     artifact = _open(source, flags)
-    x = recording.load_input(input_path)
+    x = recording.load_input(input_path, artifact.program.input_shape)
     with options.console().progress("simulate", len(x)) as advance:
         result = run_simulator(
             artifact.program, x, record=_comma_separated(record), progress=lambda n: advance(n, "samples")

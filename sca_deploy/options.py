@@ -67,6 +67,10 @@ def common(function: Callable[..., None]) -> Callable[..., None]:
 def reading(function: Callable[..., None]) -> Callable[..., None]:
     """What foreign files do not say."""
     function = click.option(
+        "--calibrate", type=PATH, help=".npy of (samples, steps, *input shape): real input to search scales on."
+    )(function)
+    function = click.option("--num-layers", type=click.IntRange(1), help="Entries of a .net file to read.")(function)
+    function = click.option(
         "--input-bits", type=click.IntRange(0, 16), help="Payload bits of input spikes; 0: binary."
     )(function)
     function = click.option("--steps", type=click.IntRange(1), help="Time steps a sample lasts.")(function)

@@ -10,11 +10,15 @@ import numpy.typing as npt
 
 from sca_deploy.errors import ScaDeployError
 from sca_deploy.files import atomic_path
+from sca_deploy.hardware.program import Shape
 from sca_deploy.hardware.simulate import Simulation
 
 
-def load_input(path: Path) -> npt.NDArray[np.generic]:
-    """The array of a .npy file, never unpickled.
+def load_input(path: Path, shape: Shape | None = None) -> npt.NDArray[np.generic]:
+    """The array of a .npy file, never unpickled: (samples, steps, ...).
+
+    Args:
+        shape: of a network's input; axes of length 1 are put in or left out to fit it.
 
     Raises:
         ScaDeployError: if the file is missing, damaged or holds objects.
@@ -29,7 +33,13 @@ def load_input(path: Path) -> npt.NDArray[np.generic]:
         raise ScaDeployError(f"{path} is not a readable .npy file ({error})", "write it with numpy.save") from error
     if not isinstance(array, np.ndarray) or array.ndim < 3:
         raise ScaDeployError(f"{path} does not hold one array of (samples, steps, ...)", "write it with numpy.save")
+    if shape is not None and _long(array.shape[2:]) == _long(shape):
+        return array.reshape(*array.shape[:2], *shape)
     return array
+
+
+def _long(shape: Shape) -> Shape:
+    return tuple(size for size in shape if size > 1)
 
 
 def save(path: Path, run: Simulation) -> None:

@@ -40,7 +40,7 @@ def verify_source(
     else:
         read_net(network)
     if input_path is not None:
-        x = load_input(input_path)
+        x = load_input(input_path, program.input_shape)
     else:
         config = open_artifact(folder).config
         if config is None:
