@@ -172,15 +172,25 @@ def _cut_map(population: Population, layout: Layout, chip: Chip) -> Cut:
 
 
 def _tile_core(population: Population, tile: Shape, layout: Layout, chip: Chip) -> Core:
+    """The core that is nearest to its limits, of those that hold such tiles.
+
+    That need not be one of the most channels: 63 of them are six chunks, 64 are one.
+    """
     channels, rows, columns = tile
-    runs = _runs(population.shape[0], channels) if population.grouped else [(0, channels)]
-    return core_of(
-        chip,
-        neurons=channels * rows * columns,
-        axon_in=max(population.axon_in(start, stop) for start, stop in runs),
-        synapse_words=max(_words(population, start, stop, layout) for start, stop in runs),
-        axon_map=population.axon_map(channels * rows * columns, rows * columns, channels),
-    )
+    runs = _runs(population.shape[0], channels)
+    if not population.grouped:
+        runs = [runs[0], runs[-1]]
+    cores = [
+        core_of(
+            chip,
+            neurons=(stop - start) * rows * columns,
+            axon_in=population.axon_in(start, stop),
+            synapse_words=_words(population, start, stop, layout),
+            axon_map=population.axon_map((stop - start) * rows * columns, rows * columns, stop - start),
+        )
+        for start, stop in runs
+    ]
+    return max(cores, key=lambda core: max(use.fraction for use in core.values()))
 
 
 def _words_of_parts(population: Population, channels: int, layout: Layout) -> int:

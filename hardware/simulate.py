@@ -25,7 +25,7 @@ from sca_deploy.hardware.neurons import Observer, Population
 from sca_deploy.hardware.program import BIAS_MAX, BIAS_MIN, INPUT, Layer, Program, Shape, Synapse
 
 RECORDABLE = ("spikes", "u", "v")
-CHUNK_VALUES = 1 << 20
+CHUNK_VALUES = 1 << 22
 """Neuron values (samples x steps x neurons of the widest layer) worked on at once: what a cache holds."""
 
 Records = dict[str, dict[str, npt.NDArray[np.generic]]]

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from sca_deploy.errors import DoesNotFit, ScaDeployError, UsageError
@@ -111,6 +111,8 @@ def test_the_headroom_of_a_map_ends_where_a_core_more_begins(channels: int, heig
 
 @settings(max_examples=50)
 @given(st.integers(1, 300), st.integers(1, 5000), st.integers(1, 40), st.integers(1, 64), st.sampled_from([1, 3, 5]))
+@example(127, 33, 1, 49, 5)  # halved into 64 and 63 channels: 63 are six chunks and more words
+@example(127, 1, 1, 50, 5)
 def test_tiles_cover_a_map_once_and_fit_a_core(channels: int, height: int, width: int, inputs: int, side: int) -> None:
     mapped = one_map(channels, height, width, inputs, side)
     tiles = list(mapped.tiles())
