@@ -192,7 +192,7 @@ def _read(root: h5py.Group, num_layers: int | None) -> NetFile:
         except ScaDeployError as error:
             if error.fix or not chain.layers:
                 raise
-            raise ScaDeployError(error.problem, f"stop before it with num_layers={index}") from error
+            raise ScaDeployError(error.problem, f"stop before it with --num-layers {index}") from error
     if not chain.layers or chain.input_shape is None:
         raise ScaDeployError(f"{root.name} holds no layer with neurons", "export it again")
     return NetFile(chain.input_shape, tuple(chain.layers), chain.transform, tuple(chain.notes))

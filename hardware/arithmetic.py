@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 
@@ -53,7 +54,7 @@ class Decay:
 def wrap_(x: torch.Tensor) -> torch.Tensor:
     """Bring x into (-2^23, 2^23] by at most one turn, in place, as the current `u` overflows."""
     low, high = (int(value) for value in torch.aminmax(x))
-    if -STATE_LIMIT < low and high <= STATE_LIMIT:
+    if low > -STATE_LIMIT and high <= STATE_LIMIT:
         return x
     above, below = (x > STATE_LIMIT).to(x.dtype), (x <= -STATE_LIMIT).to(x.dtype)
     return x.add_(below.sub_(above), alpha=2 * STATE_LIMIT)
@@ -86,18 +87,20 @@ def exact_kernels() -> Iterator[None]:
 
 @contextmanager
 def _full_precision() -> Iterator[None]:
-    onednn = torch.backends.mkldnn
-    if hasattr(onednn, "conv"):  # torch 2.9 and later have a setting for each kind of kernel
-        before = onednn.matmul.fp32_precision, onednn.conv.fp32_precision
-        onednn.matmul.fp32_precision = onednn.conv.fp32_precision = "ieee"
+    kinds: list[Any] = [getattr(torch.backends.mkldnn, kind, None) for kind in ("matmul", "conv")]
+    if None in kinds:  # torch before 2.9 has one setting for all
+        precision = torch.get_float32_matmul_precision()
+        torch.set_float32_matmul_precision("highest")
         try:
             yield
         finally:
-            onednn.matmul.fp32_precision, onednn.conv.fp32_precision = before
+            torch.set_float32_matmul_precision(precision)
         return
-    precision = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("highest")
+    before = [kind.fp32_precision for kind in kinds]
     try:
+        for kind in kinds:
+            kind.fp32_precision = "ieee"
         yield
     finally:
-        torch.set_float32_matmul_precision(precision)
+        for kind, precision in zip(kinds, before, strict=True):
+            kind.fp32_precision = precision

@@ -45,8 +45,8 @@ class Reach:
         if aligned >= 1 << 31:
             raise ScaDeployError(f"layer '{layer.name}': synaptic sums may reach {self.summed}, beyond 25 bits")
         self.u = _accumulated(aligned, layer.u_decay, steps)
-        # One turn at most brings a current back, so that what exceeds a turn adds up.
-        excess = _accumulated(max(0, aligned - 2 * STATE_LIMIT), layer.u_decay, steps)
+        # One turn at most brings a current back, so that what exceeds a turn adds up over the steps before.
+        excess = _accumulated(max(0, aligned - 2 * STATE_LIMIT), layer.u_decay, steps - 1)
         if layer.u_decay != DECAY_ONE and excess + STATE_LIMIT + aligned >= 1 << 31:
             raise ScaDeployError(f"layer '{layer.name}': its current may reach {excess + aligned}, beyond 31 bits")
         bias = -BIAS_MIN if layer.injected else int(np.abs(layer.bias).max(initial=0))
@@ -106,6 +106,11 @@ class Population:
                 self._own += kernel.bundles
             else:
                 self._heard.append((synapse.source, kernel))
+
+    @property
+    def sources(self) -> list[str]:
+        """Who is heard: layers, or the input."""
+        return [name for name, _ in self._heard]
 
     def run(
         self,

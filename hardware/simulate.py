@@ -182,8 +182,18 @@ def _once(x: npt.NDArray[np.generic]) -> npt.NDArray[np.generic]:
 
 
 def _empty_records(layer: Layer, samples: int, steps: int, record: Sequence[str]) -> dict[str, npt.NDArray[np.generic]]:
-    shape = (samples, steps, *layer.shape)
-    return {what: np.empty(shape, np.uint8 if what == "spikes" else np.int32) for what in record}
+    """Arrays (samples, steps, *shape), whose channels lie together in memory as they do while a layer runs."""
+    arrays = {}
+    for what in record:
+        values = np.empty((samples, steps, layer.neurons), np.uint8 if what == "spikes" else np.int32)
+        arrays[what] = _shaped(values, layer.shape)
+    return arrays
+
+
+def _as_run(record: npt.NDArray[np.generic]) -> torch.Tensor:
+    """A record (samples, steps, *shape) as (steps, samples, neurons) in (H, W, C) order, the same memory."""
+    flat = (np.moveaxis(record, 2, -1) if record.ndim == 5 else record).reshape(*record.shape[:2], -1)
+    return torch.from_numpy(flat).transpose(0, 1)
 
 
 def _populations(program: Program, steps: int, free_run: FreeRun | None) -> list[Population]:
@@ -237,14 +247,17 @@ def _run_chunk(run: Simulation, populations: list[Population], x: npt.NDArray[np
     if not program.injected:
         sent[INPUT] = _count(values, program.input_max, run.steps)
     sources = {INPUT: values}
-    for population in populations:
+    read = [set(population.sources) for population in populations]
+    for number, population in enumerate(populations):
         layer = population.layer
         injected = values if layer.injected else None
         spikes = population.run(sources, samples, injected, _observer(run, layer, chunk))
         sources[layer.name] = spikes
         sent[layer.name] = _count(spikes, 1, run.steps)
         if "spikes" in run.records[layer.name]:
-            run.records[layer.name]["spikes"][chunk] = _shaped(spikes.to(torch.uint8).numpy(), layer.shape).swapaxes(0, 1)
+            _as_run(run.records[layer.name]["spikes"][chunk]).copy_(spikes)
+        for name in set(sources).difference(*read[number + 1 :]):
+            del sources[name]
     return sent
 
 
@@ -278,14 +291,14 @@ def _shaped(array: npt.NDArray[Any], shape: Shape) -> npt.NDArray[Any]:
 def _observer(run: Simulation, layer: Layer, chunk: slice) -> Observer | None:
     """What keeps the states that are asked for, if any."""
     records, last = run.records[layer.name], layer is run.program.layers[-1]
-    kept = {what: record[chunk] for what, record in records.items() if what != "spikes"}
+    kept = {what: _as_run(record[chunk]) for what, record in records.items() if what != "spikes"}
     readout = run.readout[chunk] if run.readout is not None and last else None
     if not kept and readout is None:
         return None
 
     def observe(t: int, block: slice, u: torch.Tensor, v: torch.Tensor) -> None:
         for what, record in kept.items():
-            record[block, t] = _shaped((u if what == "u" else v).numpy(), layer.shape)
+            record[t, block] = u if what == "u" else v
         if readout is not None and t == run.steps - 1:
             readout[block] = _shaped(v.numpy(), layer.shape).reshape(len(v), -1)
 

@@ -14,6 +14,7 @@ import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 
+from sca_deploy.hardware import events
 from sca_deploy.hardware.arithmetic import wrap_activation
 from sca_deploy.hardware.program import ALIGNMENT_BITS, STATE_LIMIT, Conv, Dense, Program, Shape, Synapse
 
@@ -47,10 +48,20 @@ class ConvKernel:
         weight = torch.tensor(conv.weight, dtype=dtype) * ALIGNED
         self._weight = weight.contiguous(memory_format=torch.channels_last)
         self._wraps = largest_sum(conv) * program.payload_max(conv.source) >= STATE_LIMIT
+        self._events_below = 0.0
+        if conv.groups == 1 and program.payload_max(conv.source) == 1:
+            out, inside, *kernel = conv.weight.shape
+            places = 1 / (conv.stride[0] * conv.stride[1])
+            self._events_below = events.pays_below(out, kernel[0] * kernel[1], places, inside)
+        self._table = events.table(weight) if self._events_below else weight
 
     def parts(self, spikes: torch.Tensor) -> Iterator[tuple[int, torch.Tensor]]:
         """(delay, sums of `spikes`), to be added up."""
         conv, steps = self._conv, len(spikes)
+        if events.rare(spikes, self._events_below):
+            sums = events.conv_sums(spikes, self._map, conv, self._table)
+            yield self._delay, sums.view(steps, spikes.shape[1], -1)
+            return
         frames = _maps(spikes, self._map).to(self._weight.dtype)
         a = F.conv2d(frames, self._weight, None, conv.stride, conv.padding, conv.dilation, conv.groups)
         if self._wraps:
@@ -62,22 +73,28 @@ def _maps(values: torch.Tensor, shape: Shape) -> torch.Tensor:
     """(steps, samples, neurons) as images (steps x samples, C, H, W), without a copy."""
     channels, height, width = shape
     if channels == 1:
-        # The same memory; torch 2.13 convolves wrongly where one channel claims to be the innermost axis.
+        # The same memory; torch can convolve wrongly where a single channel claims to be the innermost axis.
         return values.view(-1, 1, height, width)
     return values.view(-1, height, width, channels).permute(0, 3, 1, 2)
 
 
 @dataclass(frozen=True, eq=False)
 class Bundle:
-    """The weights of equal delay: (inputs, out), of the inputs in `columns`, or of all."""
+    """The weights of equal delay: (inputs, out), of the inputs in `columns`, or of all.
+
+    Below a fraction of `events_below` that fires, their sums are made event by event.
+    """
 
     delay: int
     columns: torch.Tensor | None
     weight: torch.Tensor
+    events_below: float
 
     def sums(self, spikes: torch.Tensor) -> torch.Tensor:
         """(..., out) from (..., inputs)."""
         read = spikes if self.columns is None else spikes.index_select(-1, self.columns)
+        if events.rare(read, self.events_below):
+            return events.dense_sums(read, self.weight)
         return read.to(self.weight.dtype) @ self.weight
 
 
@@ -91,9 +108,14 @@ class DenseKernel:
 
     def __init__(self, program: Program, dense: Dense, later: int, dtype: torch.dtype) -> None:
         order = channels_last(program.shape_of(dense.source))
-        weight, delay = dense.weight[:, order], np.broadcast_to(dense.delay, dense.weight.shape)[:, order]
+        binary = program.payload_max(dense.source) == 1
+        weight = dense.weight[:, order]
+        if np.ndim(dense.delay) == 0:
+            self.bundles = [_bundle(weight, int(dense.delay) + later, dtype, binary)]
+            return
+        delay = np.broadcast_to(dense.delay, weight.shape)[:, order]
         self.bundles = [
-            _bundle(np.where(delay == steps, weight, 0), int(steps) + later, dtype)
+            _bundle(np.where(delay == steps, weight, 0), int(steps) + later, dtype, binary)
             for steps in np.unique(delay[weight != 0])
         ]
 
@@ -103,12 +125,13 @@ class DenseKernel:
             yield bundle.delay, bundle.sums(spikes)
 
 
-def _bundle(weight: npt.NDArray[np.int32], delay: int, dtype: torch.dtype) -> Bundle:
-    (used,) = weight.any(axis=0).nonzero()
+def _bundle(weight: npt.NDArray[np.int32], delay: int, dtype: torch.dtype, binary: bool) -> Bundle:
+    used = np.flatnonzero(weight.any(axis=0))
     # Picking columns costs about as much as multiplying by those that it saves.
     picked = len(used) <= weight.shape[1] // 2
     held = torch.tensor(weight[:, used] if picked else weight, dtype=dtype) * ALIGNED
-    return Bundle(delay, torch.from_numpy(used) if picked else None, held.T.contiguous())
+    events_below = events.pays_below(len(held), 1, 1, held.shape[1]) if binary and held.numel() else 0.0
+    return Bundle(delay, torch.from_numpy(used) if picked else None, held.T.contiguous(), events_below)
 
 
 Kernel = ConvKernel | DenseKernel

@@ -90,7 +90,7 @@ class Artifact:
         if self.net_path is not None:
             return self._net_program(self.net_path)
         if self.reading.num_layers is not None:
-            raise UsageError(f"{self.path} is not a .net file", "num_layers is for .net files")
+            raise UsageError(f"{self.path} is not a .net file", "--num-layers is for .net files")
         if self.program_path is not None:
             if self.reading != Reading():
                 raise UsageError(

@@ -124,6 +124,7 @@ def export(options: Options, source: Path, target: str, output: Path | None, chi
 
     SOURCE is a run, an arm, a .pt checkpoint or a .nir graph.
     """
+    from sca_deploy.artifact import open_artifact
     from sca_deploy.exporters.base import exporter
     from sca_deploy.pipeline import deployable
 
@@ -137,7 +138,10 @@ def export(options: Options, source: Path, target: str, output: Path | None, chi
         "checks": [{"name": c.name, "max_difference": c.max_difference, "detail": c.detail} for c in exported.checks],
     }
     text = "\n".join([f"written: {exported.path}", *(f"  {check}" for check in exported.checks)])
-    hint = f"sca-deploy verify {exported.path}" if target in ("loihi2", "lava") and artifact.config else ""
+    hint = ""
+    if target in ("loihi2", "lava"):
+        input_ = "" if open_artifact(exported.path).config else " --input x.npy"
+        hint = f"sca-deploy verify {exported.path}{input_}"
     options.result(document, text, hint)
 
 

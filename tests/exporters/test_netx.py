@@ -4,6 +4,7 @@ import importlib.util
 import json
 import os
 import subprocess
+from dataclasses import replace
 
 import h5py
 import numpy as np
@@ -11,9 +12,11 @@ import pytest
 import torch
 
 from sca_deploy.errors import ScaDeployError, UsageError
-from sca_deploy.exporters.netx import net_difference, read_net, survives_netx, write_net
+from sca_deploy.exporters.netx import net_difference, read_net, read_program, survives_netx, write_net
+from sca_deploy.exporters.netx_weights import shift_up
 from sca_deploy.hardware.lava import client
-from sca_deploy.hardware.program import INPUT, Conv, Dense, Layer, Program
+from sca_deploy.hardware.program import INPUT, NEVER, Conv, Dense, Layer, Program
+from sca_deploy.hardware.simulate import simulate
 
 needs_lava = pytest.mark.skipif(
     client.PYTHON_VARIABLE not in os.environ and importlib.util.find_spec("lava") is None,
@@ -123,8 +126,9 @@ def test_the_difference_is_the_largest_of_any_number(net):
 def test_a_file_of_other_geometry_has_no_difference_but_an_error(net):
     path, written = net
     with h5py.File(path, "r+") as file:
-        file["layer/1/padding"][...] = [0, 1]
-    with pytest.raises(ScaDeployError, match="layer 'a'"):
+        # The same shapes from another convolution.
+        file["layer/1/padding"][...], file["layer/1/stride"][...] = [2, 0], [3, 1]
+    with pytest.raises(ScaDeployError, match="layer 'a' with shape"):
         net_difference(written, path)
 
 
@@ -190,38 +194,57 @@ import numpy as np, shim
 shim.apply("sca-lava-test-", "error: ")
 from lava.lib.dl.netx.utils import optimize_weight_bits
 from lava.utils.weightutils import clip_weights, determine_sign_mode, truncate_weights
-def exact(weight):
+def effect(parts):
     try:
-        shifted, bits, exponent, _ = optimize_weight_bits(weight)
+        shifted, bits, exponent, _ = optimize_weight_bits(np.hstack(parts))
     except OverflowError:
-        return False
-    # What lava.proc.dense.models.PyDenseModelBitAcc does with them.
-    mode = determine_sign_mode(shifted)
-    used = truncate_weights(clip_weights(shifted, mode, num_bits=8), mode, bits)
-    return bool(np.array_equal(used, weight * 2**-exponent))
-print(json.dumps([exact(np.array(weight)) for weight in json.load(sys.stdin)]))
+        return False, 0
+    exact = True
+    for weight, up in zip(parts, np.split(shifted, len(parts), axis=1)):
+        # What lava.proc.dense.models.PyDenseModelBitAcc does with them.
+        mode = determine_sign_mode(up)
+        used = truncate_weights(clip_weights(up, mode, num_bits=8), mode, bits)
+        exact = exact and bool(np.array_equal(used, weight * 2**-exponent))
+    return exact, -exponent
+print(json.dumps([effect([np.array(part) for part in parts]) for parts in json.load(sys.stdin)]))
 """
 
 
-@needs_lava
-@pytest.mark.filterwarnings("ignore")
-def test_survives_netx_says_what_netx_and_lava_do_to_dense_weights():
+@pytest.fixture(scope="module")
+def effects():
+    """Matrices of all signs and sizes, alone and in pairs; whether netx and Lava keep each, and netx's shift."""
     rng = np.random.default_rng(8)
-    matrices = [np.zeros((2, 3), np.int64)]
+    alone = [np.zeros((2, 3), np.int64)]
     for low in range(-256, 2, 2):
         for high in (-2, 0, 2, 128, 254):
             if low <= high:
                 weight = rng.integers(low // 2, high // 2 + 1, (2, 3)) * 2
                 weight[0, :2] = low, high
-                matrices.append(weight)
-    matrices += [(rng.integers(-128, 128, (2, 3)) >> s << s) * 2 for s in range(7) for _ in range(40)]
+                alone.append(weight)
+    alone += [(rng.integers(-128, 128, (2, 3)) >> s << s) * 2 for s in range(7) for _ in range(40)]
+    pairs = [(alone[a], alone[b]) for a, b in rng.integers(0, len(alone), (300, 2))]
+    cases = [(weight,) for weight in alone] + pairs
     done = subprocess.run(
         [client.lava_python(), "-W", "ignore", "-c", EFFECTIVE, str(client.WORKER.parent)],
-        input=json.dumps([m.tolist() for m in matrices]), capture_output=True, text=True, check=True, timeout=120,
+        input=json.dumps([[part.tolist() for part in parts] for parts in cases]),
+        capture_output=True, text=True, check=True, timeout=120,
     )  # fmt: skip
-    exact = json.loads(done.stdout)
-    assert [survives_netx(weight) for weight in matrices] == exact
-    assert 8 < exact.count(False) < 40
+    return list(zip(cases, json.loads(done.stdout), strict=True))
+
+
+@needs_lava
+@pytest.mark.filterwarnings("ignore")
+def test_survives_netx_says_what_netx_and_lava_do_to_dense_weights(effects):
+    assert [survives_netx(*parts) for parts, _ in effects] == [exact for _, (exact, _) in effects]
+    assert 10 < sum(not exact for _, (exact, _) in effects) < 150
+
+
+@needs_lava
+@pytest.mark.filterwarnings("ignore")
+def test_shift_up_is_the_exponent_that_netx_takes(effects):
+    nonzero = [(parts, shift) for parts, (_, shift) in effects if any(part.any() for part in parts)]
+    assert [shift_up(*parts) for parts, _ in nonzero] == [shift for _, shift in nonzero]
+    assert {shift for _, shift in nonzero} == set(range(8))
 
 
 def test_a_dense_layer_netx_would_change_is_held_as_a_convolution_of_the_same_weights(tmp_path):
@@ -259,78 +282,160 @@ def test_dense_layers_that_feed_it_become_convolutions_too(tmp_path):
     np.testing.assert_array_equal(stored.layers[1].synapses[0].weight.reshape(3, 4), weight)
 
 
-# Files from elsewhere.
+# Delays, loops, input neurons.
 
 
-@pytest.mark.parametrize("kind", ["soft", "external", "external storage", "virtual"])
-def test_data_that_lives_elsewhere_is_not_read(kind, net, tmp_path):
-    path, _ = net
-    with h5py.File(tmp_path / "other.h5", "w") as other:
-        other["secret"] = np.zeros((3, 36), np.int16)
-    (tmp_path / "raw").write_bytes(bytes(3 * 36 * 2))
-    with h5py.File(path, "r+") as file:
-        entry = file["layer/3"]
-        del entry["weight"]
-        if kind == "soft":
-            entry["weight"] = h5py.SoftLink("/layer/1/weight")
-        elif kind == "external":
-            entry["weight"] = h5py.ExternalLink(str(tmp_path / "other.h5"), "secret")
-        elif kind == "external storage":
-            entry.create_dataset("weight", (3, 36), "i2", external=[(str(tmp_path / "raw"), 0, 3 * 36 * 2)])
-        else:
-            layout = h5py.VirtualLayout((3, 36), "i2")
-            layout[:] = h5py.VirtualSource(str(tmp_path / "other.h5"), "secret", (3, 36))
-            entry.create_virtual_dataset("weight", layout)
-    with pytest.raises(ScaDeployError, match=r"missing or a link|outside the file"):
-        read_net(path)
+def recurrent_layer(own_delay=1, delay=0, weight=None):
+    own = even(4, 4, seed=6) if weight is None else weight
+    synapses = (Dense("r", own, own_delay), Dense(INPUT, even(4, 6, seed=5), delay))
+    return Layer("r", (4,), synapses, 500, 90, np.arange(4, dtype=np.int32), 2000)
 
 
-def test_a_claim_of_too_many_values_is_refused_without_reading_them(net):
-    path, _ = net
-    with h5py.File(path, "r+") as file:
-        del file["layer/3/weight"]
-        file.create_dataset("layer/3/weight", (1 << 20, 1 << 20), "i2", chunks=(1024, 1024))
-    with pytest.raises(ScaDeployError, match="claims 1099511627776 values, more than 268435456"):
-        read_net(path)
+def input_layer(shape=(2, 6, 5), **changes):
+    return Layer("in", shape, (), 300, 60, changes.pop("bias", np.zeros(shape[0], np.int32)), injected=True, **changes)
+
+
+DELAYS = {
+    "one for all": 7,
+    "one an output": np.array([[0], [5], [62]], np.int32),
+    "one an input": np.array([[3, 1, 4, 1, 5, 9]], np.int32),
+    "one a synapse": np.arange(18, dtype=np.int32).reshape(3, 6),
+}
+
+
+@pytest.mark.parametrize("delay", DELAYS.values(), ids=DELAYS)
+def test_a_delay_is_written_for_every_synapse(delay, tmp_path):
+    written = program(
+        Layer("a", (3,), (Dense(INPUT, even(3, 6), delay),), 10, 77, np.zeros(3, np.int32)), input_shape=(6,)
+    )
+    write_net(written, tmp_path / "a.net")
+    with h5py.File(tmp_path / "a.net") as file:
+        np.testing.assert_array_equal(file["layer/1/delay"], np.broadcast_to(delay, (3, 6)))
+    (stored,) = read_program(tmp_path / "a.net", steps=4).layers
+    np.testing.assert_array_equal(np.broadcast_to(stored.synapses[0].delay, (3, 6)), np.broadcast_to(delay, (3, 6)))
+
+
+def test_a_delay_in_the_file_that_differs_is_a_difference(tmp_path):
+    layer = Layer("a", (3,), (Dense(INPUT, even(3, 6), 7),), 10, 77, np.zeros(3, np.int32))
+    write_net(program(layer, input_shape=(6,)), tmp_path / "a.net")
+    with h5py.File(tmp_path / "a.net", "r+") as file:
+        file["layer/1/delay"][1, 2] = 12
+    assert net_difference(program(layer, input_shape=(6,)), tmp_path / "a.net") == 5
+
+
+def test_a_layer_without_delays_has_none_in_the_file(net):
+    with h5py.File(net[0]) as file:
+        assert "delay" not in file["layer/3"]
+
+
+def test_a_layer_that_reads_itself_is_dense_rec_whose_own_spikes_come_one_step_later(tmp_path):
+    layer = recurrent_layer()
+    write_net(program(layer, input_shape=(6,)), tmp_path / "a.net")
+    with h5py.File(tmp_path / "a.net") as file:
+        entry = file["layer/1"]
+        assert (entry["type"][0], "delay" in entry) == (b"dense_rec", False)
+        np.testing.assert_array_equal(entry["weight_rec"], layer.synapses[0].weight)
+        np.testing.assert_array_equal(entry["weight"], layer.synapses[1].weight)
+    (stored,) = read_program(tmp_path / "a.net", steps=4).layers
+    assert [(s.source, s.delay) for s in stored.synapses] == [(INPUT, 0), ("layer1", 1)]
 
 
 @pytest.mark.parametrize(
-    ("place", "value", "message"),
+    ("layer", "message"),
     [
-        ("layer/1/type", np.array([b"pool"], "S10"), "of type 'pool'"),
-        ("layer/1/neuron/type", np.array([b"SDNN"], "S10"), "expected 'CUBA'"),
-        ("layer/3/weight", np.zeros((3, 36), np.float32), "expected integers"),
-        ("layer/2/type", np.array([b"conv"], "S10"), "missing or a link"),
-        ("layer/0/type", np.array([b"conv"], "S10"), "expected 'input'"),
-        ("layer/1/stride", np.array([1, 2, 3]), r"not a readable \.net file"),
+        (recurrent_layer(own_delay=2), "reads itself with delays of 2 and its source with 0; netx runs only 1 and 0"),
+        (recurrent_layer(delay=3), "reads itself with delays of 1 and its source with 3; netx runs only 1 and 0"),
     ],
 )
-def test_what_is_not_such_a_file_is_refused_by_its_place(place, value, message, net):
-    path, _ = net
-    with h5py.File(path, "r+") as file:
-        del file[place]
-        file[place] = value
-    with pytest.raises(ScaDeployError, match=message):
-        read_net(path)
+def test_a_loop_with_other_delays_is_refused_with_a_way_out(layer, message, tmp_path):
+    with pytest.raises(UsageError, match=f"layer 'r' {message}") as refused:
+        write_net(program(layer, input_shape=(6,)), tmp_path / "a.net")
+    assert "--target lava" in refused.value.fix
 
 
-def test_a_missing_flatten_mark_is_noticed(net):
-    path, _ = net
-    with h5py.File(path, "r+") as file:
-        file.move("layer/3", "layer/9")
-        del file["layer/2"]
-        file.move("layer/9", "layer/2")
-    with pytest.raises(ScaDeployError, match="a flatten mark is missing"):
-        read_net(path)
+def test_a_loop_whose_weights_netx_would_change_is_refused(tmp_path):
+    synapses = (Dense(INPUT, np.full((2, 3), -128, np.int32)), Dense("r", np.full((2, 2), -64, np.int32), 1))
+    layer = Layer("r", (2,), synapses, 0, 9, np.zeros(2, np.int32))
+    with pytest.raises(UsageError, match="layer 'r': netx would change the weights"):
+        write_net(program(layer, input_shape=(3,)), tmp_path / "a.net")
 
 
-def test_a_damaged_or_missing_file_is_an_error_of_one_line(net):
-    path, _ = net
-    whole = path.read_bytes()
-    for length in (0, 100, len(whole) // 2, len(whole) - 200):
-        path.write_bytes(whole[:length])
-        with pytest.raises(ScaDeployError, match=r"not a readable \.net file"):
-            read_net(path)
-    path.unlink()
-    with pytest.raises(ScaDeployError, match="no such file"):
-        read_net(path)
+def test_a_loop_before_a_layer_that_must_be_a_convolution_is_refused(tmp_path):
+    zero = dense_layer("z", "r", np.zeros((2, 4), np.int32))
+    with pytest.raises(UsageError, match="layer 'r' has to be a convolution"):
+        write_net(program(recurrent_layer(), zero, input_shape=(6,)), tmp_path / "a.net")
+
+
+def test_a_delayed_layer_that_must_be_a_convolution_is_refused(tmp_path):
+    layer = Layer("z", (2,), (Dense(INPUT, np.zeros((2, 6), np.int32), 5),), 0, 9, np.zeros(2, np.int32))
+    with pytest.raises(UsageError, match="layer 'z' has to be a convolution.* delays of 5 steps"):
+        write_net(program(layer, input_shape=(6,)), tmp_path / "a.net")
+
+
+def test_an_injected_input_is_an_input_layer_with_neurons_and_nothing_for_the_host_to_convert(tmp_path):
+    conv = conv_layer(source="in")
+    written = program(input_layer(), conv)
+    assert write_net(written, tmp_path / "a.net") == ()
+    with h5py.File(tmp_path / "a.net") as file:
+        assert [file[f"layer/{i}/type"][0] for i in range(2)] == [b"input", b"conv"]
+        assert set(file["layer/0"]) == {"type", "shape", "weight", "bias", "neuron"}
+    stored = read_net(tmp_path / "a.net")
+    assert stored.transform == (1, 0)
+    assert [(layer.injected, layer.shape, layer.threshold) for layer in stored.layers] == [
+        (True, (2, 6, 5), 60),
+        (False, conv.shape, 90),
+    ]
+
+
+def test_flat_input_neurons_before_a_layer_that_must_be_a_convolution_are_a_map_too(tmp_path):
+    written = program(input_layer((6,)), dense_layer("z", "in", np.zeros((2, 6), np.int32)), input_shape=(6,))
+    assert write_net(written, tmp_path / "a.net") == ("z",)
+    assert [layer.shape for layer in read_net(tmp_path / "a.net").layers] == [(6, 1, 1), (2, 1, 1)]
+
+
+def test_input_neurons_with_a_bias_of_their_own_are_refused(tmp_path):
+    layers = input_layer(bias=np.array([0, 3], np.int32)), conv_layer(source="in")
+    with pytest.raises(UsageError, match="layer 'in' has an injected input and a bias"):
+        write_net(program(*layers), tmp_path / "a.net")
+
+
+def test_input_neurons_after_another_layer_are_refused(tmp_path):
+    never = Layer("n", (3,), (), 0, 9, np.zeros(3, np.int32), injected=True)
+    layers = replace(never, name="m"), never
+    with pytest.raises(UsageError, match=r"layer 'n' reads ; a \.net file is a chain, where it reads m"):
+        write_net(program(*layers, input_shape=(3,)), tmp_path / "a.net")
+
+
+def test_a_layer_that_never_fires_comes_back_as_a_read_out(tmp_path):
+    layer = replace(dense_layer("a", INPUT, even(3, 6)), threshold=NEVER)
+    write_net(program(layer, input_shape=(6,)), tmp_path / "a.net")
+    read = read_program(tmp_path / "a.net", steps=4)
+    assert (read.readout, read["layer1"].threshold) == (True, NEVER)
+
+
+def features():
+    """Programs with what a chain can have, and an input for each."""
+    rng = np.random.default_rng(12)
+    spikes = (rng.random((2, 9, 6)) < 0.5).astype(np.uint8)
+    delayed = Layer("a", (4,), (Dense(INPUT, even(4, 6), rng.integers(0, 5, (4, 6)).astype(np.int32)),), 300, 60, BIAS)
+    after = Layer("b", (3,), (Dense("a", even(3, 4, seed=2), 3),), 100, 40, np.zeros(3, np.int32), 1000)
+    maps = rng.integers(-20, 60, (2, 9, 2, 6, 5)).astype(np.int16)
+    first = input_layer()
+    yield "delays", Program((6,), 0, 9, (delayed, after), False), spikes
+    yield "loop", Program((6,), 0, 9, (recurrent_layer(),), False), spikes
+    yield "input neurons", Program((2, 6, 5), 0, 9, (first, conv_layer(source="in")), False), maps
+
+
+BIAS = np.arange(4, dtype=np.int32)
+
+
+@needs_lava
+@pytest.mark.parametrize(("written", "x"), [case[1:] for case in features()], ids=[case[0] for case in features()])
+def test_lava_computes_with_the_file_what_the_simulator_computes_with_the_program(written, x, tmp_path):
+    write_net(written, tmp_path / "a.net")
+    lava = client.run_lava(tmp_path / "a.net", written, x, states=True, timeout=120)
+    ours = simulate(written, x, record=("spikes", "u", "v")).records
+    for layer in written.layers:
+        assert lava.records[layer.name]["spikes"].any()
+        for what, values in ours[layer.name].items():
+            np.testing.assert_array_equal(values, lava.records[layer.name][what])

@@ -94,9 +94,7 @@ def brute_force(program, x, free_run=False, reset_interval=None):
                     for what, value in (("u", u), ("v", v), ("spikes", spike)):
                         records[layer.name][what][n, t, neuron] = value
     return {
-        layer.name: {
-            what: values.reshape(samples, steps, *layer.shape) for what, values in records[layer.name].items()
-        }
+        layer.name: {what: values.reshape(samples, steps, *layer.shape) for what, values in records[layer.name].items()}
         for layer in program.layers
     }
 

@@ -1,9 +1,17 @@
+import json
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from unittest.mock import patch
+
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sca_deploy.errors import ScaDeployError, UsageError
+from sca_deploy.hardware import events
 from sca_deploy.hardware import simulate as module
 from sca_deploy.hardware.program import INPUT, Conv, Dense, Layer, Program
 from sca_deploy.hardware.simulate import FreeRun, simulate
@@ -36,6 +44,35 @@ def test_a_free_run_is_that_of_a_loop_over_the_chips_steps(case, interval):
     program, x = case
     run = simulate(program, x, record=("spikes", "u", "v"), free_run=FreeRun(interval))
     assert_equal_records(run.records, brute_force(program, x, free_run=True, reset_interval=interval))
+
+
+@settings(max_examples=500)
+@given(programs())
+def test_sums_made_event_by_event_are_the_same(case):
+    program, x = case
+    # However many spikes there are, as if events always paid.
+    with patch.object(events, "pays_below", lambda *sizes: 2.0):
+        records = simulate(program, x, record=("spikes", "u", "v")).records
+    assert_equal_records(records, brute_force(program, x))
+
+
+@settings(max_examples=100)
+@given(programs().filter(lambda case: not case[0].carries))
+def test_samples_in_one_free_run_with_resets_are_what_they_are_from_rest(case):
+    program, x = case
+    steps, depth = x.shape[1], max(program.stages.values())
+    # One sample after the other, and silence until the last layer is done.
+    silence = np.zeros((1, depth, *program.input_shape), x.dtype)
+    run = simulate(
+        program,
+        np.concatenate([x.reshape(1, -1, *program.input_shape), silence], axis=1),
+        record=("spikes", "u", "v"),
+        free_run=FreeRun(steps),
+    )
+    for name, expected in brute_force(program, x).items():
+        for what, values in expected.items():
+            seen = run.records[name][what][0, program.stages[name] :][: len(x) * steps]
+            np.testing.assert_array_equal(seen.reshape(values.shape), values)
 
 
 @settings(max_examples=100)
@@ -78,6 +115,26 @@ def test_sums_beyond_float32_are_exact():
     np.testing.assert_array_equal(
         simulate(program, x, record=["u"]).records["out"]["u"], brute_force(program, x)["out"]["u"]
     )
+
+
+def test_a_convolutions_sum_wraps_to_24_bits():
+    # 65535 * 254 is beyond 2^23: Lava's convolutions keep the lower 24 bits, its matrices all of them.
+    wide = Conv(INPUT, np.array([[[[254]]]], np.int32))
+    layer = Layer("out", (1, 1, 2), (wide,), 4096, 131071, np.zeros(1, np.int32))
+    program, x = Program((1, 1, 2), 16, 1, (layer,), False), np.array([65535, 3]).reshape(1, 1, 1, 1, 2)
+    records = simulate(program, x, record=["spikes", "u", "v"]).records
+    assert_equal_records(records, brute_force(program, x))
+    a = 65535 * 254 - 2**24
+    assert records["out"]["u"].reshape(-1).tolist() == [64 * a + 2**24, 64 * 3 * 254]
+
+
+def test_a_current_that_could_leave_32_bits_is_refused():
+    weight = np.full((1, 300), 254, np.int32)
+    layer = Layer("out", (1,), (Dense(INPUT, weight),), 0, 10, np.zeros(1, np.int32), u_decay=1)
+    program = Program((300,), 8, 2, (layer,), False)
+    simulate(program, np.zeros((1, 1, 300), int))
+    with pytest.raises(ScaDeployError, match="layer 'out': its current may reach .* beyond 31 bits"):
+        simulate(program, np.zeros((1, 2, 300), int))
 
 
 def test_the_read_out_is_the_final_potential():
@@ -124,6 +181,87 @@ def test_chunks_change_nothing(monkeypatch):
 def test_an_input_the_chip_cannot_be_given_is_refused(x, message):
     with pytest.raises(ScaDeployError, match=message):
         simulate(dense([[2, 2]]), x)
+
+
+def injected(bias, steps=3):
+    zero = np.full(2, bias, np.int32)
+    return Program((2,), 0, steps, (Layer("in", (2,), (), 0, 5000, zero, injected=True),), False)
+
+
+@pytest.mark.parametrize(("bias", "value", "sum_"), [(95, 4001, 4096), (-96, -4001, -4097)])
+def test_an_injected_input_must_fit_the_bias_that_it_is_added_to(bias, value, sum_):
+    x = np.zeros((2, 3, 2), int)
+    x[1, 2, 1] = value - np.sign(value)
+    simulate(injected(bias), x)
+    x[1, 2, 1] = value
+    with pytest.raises(ScaDeployError, match=f"its bias with the input is {sum_}, outside -4096 to 4095"):
+        simulate(injected(bias), x)
+
+
+def test_an_injected_input_is_no_message():
+    run = simulate(injected(0), np.full((2, 3, 2), -7))
+    assert run.messages[INPUT].tolist() == run.payload[INPUT].tolist() == [0, 0]
+
+
+def test_a_read_out_that_is_reset_needs_head_room_for_the_interval_only():
+    program = dense([[2, 4]], threshold=131071, readout=True, steps=3)
+    x = np.ones((1, 9, 2), int)
+    with pytest.raises(ScaDeployError, match="lasts 9 steps, the read-out has head-room for the 3"):
+        simulate(program, x, free_run=FreeRun())
+    # Reset before steps 1, 4 and 7; the last interval has lasted two steps.
+    assert simulate(program, x, free_run=FreeRun(3)).readout.tolist() == [[2 * 6 * 64]]
+
+
+def test_a_reset_interval_is_a_number_of_steps():
+    with pytest.raises(UsageError, match="the reset interval is 0"):
+        FreeRun(0)
+
+
+def test_threads_change_nothing_and_leave_torch_as_it_was(monkeypatch):
+    rng = np.random.default_rng(3)
+    program, x = dense(2 * rng.integers(-9, 9, (4, 6))), rng.integers(0, 2, (40, 3, 6))
+    monkeypatch.setattr(module, "CHUNK_VALUES", 40)
+    before, runs, finished = torch.get_num_threads(), [], []
+    try:
+        for threads in (1, 3):
+            torch.set_num_threads(threads)
+            runs.append(simulate(program, x, record=["spikes", "u", "v"], progress=finished.append))
+            assert torch.get_num_threads() == threads
+            with ThreadPoolExecutor(1) as pool:
+                assert pool.submit(torch.get_num_threads).result() == threads
+    finally:
+        torch.set_num_threads(before)
+    assert finished == [2] * 40
+    for what in ("spikes", "u", "v"):
+        np.testing.assert_array_equal(runs[0].records["out"][what], runs[1].records["out"][what])
+    np.testing.assert_array_equal(runs[0].messages["out"], runs[1].messages["out"])
+
+
+def test_an_error_in_a_thread_is_the_callers(monkeypatch):
+    program = dense([[2, 2]])
+    monkeypatch.setattr(module, "CHUNK_VALUES", 1)
+    before = torch.get_num_threads()
+
+    def stop(samples):
+        raise KeyboardInterrupt
+
+    try:
+        torch.set_num_threads(2)
+        with pytest.raises(KeyboardInterrupt):
+            simulate(program, np.zeros((9, 3, 2), int), progress=stop)
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_ten_thousand_samples_stream_in_less_than_two_gigabytes(root):
+    command = [sys.executable, root / "benchmarks" / "simulator_memory.py", "--at-most", "2", "--json"]
+    done = subprocess.run(command, cwd=root, capture_output=True, text=True, timeout=280)
+    assert done.returncode == 0, done.stderr
+    result = json.loads(done.stdout)
+    assert result["samples"] == 10_000
+    # All spikes of a single layer would be a gigabyte as bytes: none of them stay.
+    assert result["peak_bytes"] - result["peak_bytes_before"] < 0.5e9
 
 
 def test_only_states_can_be_recorded():
