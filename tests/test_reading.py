@@ -10,7 +10,7 @@ from sca_deploy.artifact import Reading, open_artifact, read_graph
 from sca_deploy.errors import ScaDeployError, UsageError
 from sca_deploy.hardware.frontend import read_populations
 from sca_deploy.hardware.lower import Rules, largest_scale
-from sca_deploy.hardware.program import Program
+from sca_deploy.hardware.program import Dense, Layer, Program
 from sca_deploy.pipeline import encoded_test
 from tests.conftest import sca_deploy
 from tests.hardware.test_frontend import DT, GRAPHS
@@ -82,3 +82,18 @@ def test_one_dimensional_input_is_taken_with_and_without_its_axis_of_one(tmp_pat
         results.append(json.loads(done.stdout)["layers"])
     assert results[0] == results[1]
     assert any(layer["spikes"] for layer in results[0])
+
+
+def test_inspect_shows_injected_inputs_loops_and_delays(tmp_path):
+    own = Dense("hidden", np.full((3, 3), 2, np.int32), delay=1)
+    late = Dense("pixels", np.full((3, 4), 6, np.int32), delay=np.arange(12, dtype=np.int32).reshape(3, 4))
+    layers = (
+        Layer("pixels", (4,), (), 1024, 80, np.zeros(4, np.int32), injected=True),
+        Layer("hidden", (3,), (late, own), 1024, 80, np.zeros(3, np.int32), u_decay=2048),
+    )
+    Program((4,), 0, 8, layers, readout=False).save(tmp_path / "p.npz")
+    done = sca_deploy("inspect", tmp_path / "p.npz")
+    assert done.returncode == 0, done.stderr
+    assert "none, the input is injected" in done.stdout
+    assert "dense from pixels, up to 11 steps late + dense from hidden " in done.stdout
+    assert "written into a bias" in done.stdout

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from sca_deploy.artifact import Artifact
-from sca_deploy.hardware.program import DECAY_ONE, Conv, Layer, Program
+from sca_deploy.hardware.program import DECAY_ONE, Conv, Layer, Program, Synapse
 from sca_deploy.report.tables import table
 
 
@@ -18,6 +18,7 @@ def inspection(artifact: Artifact) -> dict[str, Any]:
         "title": artifact.title,
         "input_shape": list(program.input_shape),
         "input_bits": program.input_bits,
+        "injected": program.injected,
         "steps": program.steps,
         "neurons": sum(layer.neurons for layer in program.layers),
         "parameters": program.parameters,
@@ -38,16 +39,18 @@ def inspection_text(document: dict[str, Any]) -> str:
             f"{layer['bias_max']}",
             "read-out" if layer["readout"] else f"{layer['threshold']}",
             f"{layer['beta']:.4g}",
+            f"{layer['alpha']:.4g}",
         )
         for layer in document["layers"]
     ]
     shape = "x".join(map(str, document["input_shape"]))
     kind = f"{document['input_bits']}-bit graded spikes" if document["input_bits"] else "binary spikes"
+    kind = "written into a bias" if document["injected"] else kind
     title = (
         f"{document['title']}: input {shape} ({kind}), {document['steps']} steps, "
         f"{document['neurons']:,} neurons, {document['parameters']:,} integers"
     )
-    head = ("layer", "synapse", "neurons", "weights", "zero", "max |w|", "max |bias|", "threshold", "beta")
+    head = ("layer", "synapse", "neurons", "weights", "zero", "max |w|", "max |bias|", "threshold", "beta", "alpha")
     return table(head, rows, title)
 
 
@@ -56,22 +59,28 @@ def _layer(program: Program, layer: Layer) -> dict[str, Any]:
     size = sum(w.size for w in weights)
     return {
         "name": layer.name,
-        "synapse": " + ".join(_describe(synapse) for synapse in layer.synapses),
+        "synapse": " + ".join(_describe(layer, synapse) for synapse in layer.synapses) or "none, the input is injected",
         "shape": list(layer.shape),
         "weights": size,
-        "zero_weights": sum(int((w == 0).sum()) for w in weights) / size,
-        "weight_max": max(int(np.abs(w).max(initial=0)) for w in weights),
+        "zero_weights": sum(int((w == 0).sum()) for w in weights) / max(size, 1),
+        "weight_max": max((int(np.abs(w).max(initial=0)) for w in weights), default=0),
         "bias_max": int(np.abs(layer.bias).max(initial=0)),
         "threshold": layer.threshold,
         "beta": 1 - layer.v_decay / DECAY_ONE,
+        "alpha": 1 - layer.u_decay / DECAY_ONE,
         "scale": layer.scale,
         "readout": program.readout and layer is program.layers[-1],
     }
 
 
-def _describe(synapse: Any) -> str:
+def _describe(layer: Layer, synapse: Synapse) -> str:
     if not isinstance(synapse, Conv):
-        return f"dense from {synapse.source}"
+        longest = synapse.delay_range[1]
+        # A layer hears itself one step later anyway.
+        late = f", up to {longest} steps late" if longest > (synapse.source == layer.name) else ""
+        return f"dense from {synapse.source}{late}"
     height, width = synapse.weight.shape[2:]
-    stride = "" if synapse.stride == (1, 1) else f"/{synapse.stride[0]}"
-    return f"conv {height}x{width}{stride} from {synapse.source}"
+    down, right = synapse.stride
+    stride = "" if (down, right) == (1, 1) else f"/{down}" if down == right else f"/{down}x{right}"
+    groups = f" in {synapse.groups} groups" if synapse.groups > 1 else ""
+    return f"conv {height}x{width}{stride}{groups} from {synapse.source}"
