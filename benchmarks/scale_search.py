@@ -2,8 +2,9 @@
 
     python benchmarks/scale_search.py [RUN] [--within 0.3] [--json]
 
-RUN is a folder that `sca-deploy run` wrote, runs/digits by default. Both arms are lowered twice, at the largest scales that fit and at
-those the search finds on training samples (as many as the run's config says), and classify the whole test set.
+RUN is a folder that `sca-deploy run` wrote, runs/digits by default. Both arms are lowered twice, at the largest
+scales that fit and at those the search finds on training samples (as many as the run's config says), and classify
+the whole test set.
 The differences between float and chip in single spikes and predictions are shown beside the accuracies, whose
 own uncertainty on 10,000 images is about 0.3 points.
 """

@@ -17,9 +17,10 @@ import h5py
 import numpy as np
 
 from sca_deploy.errors import ScaDeployError, UsageError
-from sca_deploy.exporters.netx_reading import GEOMETRY_MAX, NEURON_FIELDS, SIDES, NetFile, read_net, read_program
+from sca_deploy.exporters.netx_reading import NEURON_FIELDS, SIDES, NetFile, read_net, read_program
 from sca_deploy.exporters.netx_weights import survives_netx
 from sca_deploy.files import atomic_path
+from sca_deploy.hardware.lava.geometry import GEOMETRY_MAX, fitted, merged
 from sca_deploy.hardware.program import INPUT, Conv, Dense, IntArray, Layer, Program, Shape, Synapse
 
 __all__ = ["NetFile", "net_difference", "plan_net", "read_net", "read_program", "survives_netx", "write_net"]
@@ -152,8 +153,7 @@ def _as_conv(layer: Layer, source: Shape) -> Layer:
     if not weight.any():
         groups = max(g for g in range(1, GEOMETRY_MAX + 1) if layer.neurons % g == source[0] % g == 0)
         weight = weight[:, : source[0] // groups]
-    conv = Conv(dense.source, weight, groups=groups)
-    _check_geometry(layer.name, conv)
+    conv = fitted(Conv(dense.source, weight, groups=groups), layer.name)
     return replace(layer, shape=_as_map(layer.shape), synapses=(conv,))
 
 
@@ -166,37 +166,7 @@ def _as_written(layer: Layer) -> Layer:
         return replace(layer, synapses=_parts(layer))
     if not layer.synapses or isinstance(layer.synapses[0], Dense):
         return layer
-    conv = _fewer_groups(layer.synapses[0])
-    _check_geometry(layer.name, conv)
-    return replace(layer, synapses=(conv,))
-
-
-def _fewer_groups(conv: Conv) -> Conv:
-    """The convolution with groups that fit Lava's 8 bits: neighbours merge into one, zeros between them."""
-    if conv.groups <= GEOMETRY_MAX:
-        return conv
-    groups = next(g for g in range(GEOMETRY_MAX, 0, -1) if conv.groups % g == 0)
-    return replace(conv, weight=_merged(conv.weight, conv.groups, groups), groups=groups)
-
-
-def _merged(weight: IntArray, groups: int, fewer: int) -> IntArray:
-    """The same convolution with `fewer` groups, a divisor of `groups`."""
-    out, inside, height, width = weight.shape
-    merge = groups // fewer
-    wide = np.zeros((out, merge, inside, height, width), weight.dtype)
-    group_of = np.arange(out) // (out // groups)
-    wide[np.arange(out), group_of % merge] = weight
-    return wide.reshape(out, merge * inside, height, width)
-
-
-def _check_geometry(name: str, conv: Conv) -> None:
-    sizes = {"kernel": conv.weight.shape[2:]} | {what: getattr(conv, what) for what in SIDES}
-    for what, size in sizes.items():
-        if max(size) > GEOMETRY_MAX:
-            raise UsageError(
-                f"layer '{name}': {what} {max(size)} exceeds {GEOMETRY_MAX}, the 8 bits Lava keeps it in",
-                "export to a format without that limit, such as nir",
-            )
+    return replace(layer, synapses=(fitted(layer.synapses[0], layer.name),))
 
 
 def _write(file: h5py.File, net: NetFile) -> None:
@@ -297,7 +267,7 @@ def _delay(synapse: Synapse) -> int | IntArray:
 
 
 def _ungrouped(synapse: Synapse) -> IntArray:
-    return _merged(synapse.weight, synapse.groups, 1) if isinstance(synapse, Conv) else synapse.weight
+    return merged(synapse, 1).weight if isinstance(synapse, Conv) else synapse.weight
 
 
 def _geometry(synapse: Synapse) -> tuple[object, ...]:

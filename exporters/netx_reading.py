@@ -20,6 +20,7 @@ import numpy as np
 from sca_deploy.errors import ScaDeployError, UsageError
 from sca_deploy.exporters.hdf5_members import VALUES_MAX, group_of, has, integer, integers, text
 from sca_deploy.exporters.netx_weights import clipped_by_netx, shift_up, survives_netx
+from sca_deploy.hardware.lava.geometry import GEOMETRY_MAX
 from sca_deploy.hardware.program import (
     DECAY_ONE,
     INPUT,
@@ -37,8 +38,6 @@ from sca_deploy.hardware.program import (
     Synapse,
 )
 
-GEOMETRY_MAX = 127
-"""Lava keeps kernel size, stride, padding, dilation and groups of a convolution in 8 signed bits."""
 LAVA_DL_NEVER = (1 << 18) - 1
 """The threshold that lava-dl writes for a layer that must not fire."""
 NEURON_FIELDS = ("iDecay", "vDecay", "vThMant")

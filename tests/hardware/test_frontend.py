@@ -247,8 +247,8 @@ GRAPHS = {
     "current decay": lambda: ((4,), chain((4,), linear(5, 4), cuba((5,)), affine(2, 5))),
     "one-dimensional": lambda: (
         (2, 12),
-        chain((2, 12), conv1d(4, 2, 3, stride=2, padding=1), lif((4, 6), threshold=0.3), conv1d(4, 4, 2, dilation=2, groups=2),
-              lif((4, 4), threshold=0.3), nir.Flatten({"input": np.array([4, 4])}, 0), affine(3, 16)),
+        chain((2, 12), conv1d(4, 2, 3, stride=2, padding=1), lif((4, 6), threshold=0.3),
+              conv1d(4, 4, 2, dilation=2, groups=2), lif((4, 4), threshold=0.3), nir.Flatten({"input": np.array([4, 4])}, 0), affine(3, 16)),
     ),
     "padding 'same' of odd and even kernels": lambda: (
         (2, 7, 7),
@@ -270,7 +270,9 @@ GRAPHS = {
               conv(4, 2, 2), nir.Scale(np.full((4, 1, 1), 3.0)), lif((4, 1, 1))),
     ),
     "a leaky integrator reads out": lambda: (
-        (4,), chain((4,), affine(5, 4), lif((5,), threshold=0.3), affine(2, 5), nir.LI(*np.full((3, 2), [[3 * DT], [1.0], [0.0]])))
+        (4,),
+        chain((4,), affine(5, 4), lif((5,), threshold=0.3), affine(2, 5),
+              nir.LI(*np.full((3, 2), [[3 * DT], [1.0], [0.0]]))),
     ),
     "pools read by several": lambda: (
         (2, 8, 8),
