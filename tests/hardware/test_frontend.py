@@ -248,7 +248,8 @@ GRAPHS = {
     "one-dimensional": lambda: (
         (2, 12),
         chain((2, 12), conv1d(4, 2, 3, stride=2, padding=1), lif((4, 6), threshold=0.3),
-              conv1d(4, 4, 2, dilation=2, groups=2), lif((4, 4), threshold=0.3), nir.Flatten({"input": np.array([4, 4])}, 0), affine(3, 16)),
+              conv1d(4, 4, 2, dilation=2, groups=2), lif((4, 4), threshold=0.3),
+              nir.Flatten({"input": np.array([4, 4])}, 0), affine(3, 16)),
     ),
     "padding 'same' of odd and even kernels": lambda: (
         (2, 7, 7),
