@@ -8,6 +8,7 @@ those of the float network. Scales above the largest clip what does not fit. The
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -15,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from sca_deploy.errors import ScaDeployError
 from sca_deploy.hardware.floats import FloatRun, run_floats
 from sca_deploy.hardware.frontend import Population
 from sca_deploy.hardware.lower import Rules, assemble, largest_scale, lower_population
@@ -22,8 +24,8 @@ from sca_deploy.hardware.neurons import Population as Neurons
 from sca_deploy.hardware.program import ALIGNMENT_BITS, INPUT, Layer, Program, Shape
 from sca_deploy.hardware.synapses import channels_last
 
-BELOW = tuple(float(share) for share in np.linspace(1.0, 0.55, 16))
-"""Shares of the largest scale that are tried, the largest first: it stays where nothing is better."""
+BELOW = tuple(float(share) for share in np.linspace(0.97, 0.55, 15))
+"""Shares of the largest scale that are tried beside it; it stays where nothing is better."""
 ABOVE = (1.05, 1.1, 1.2, 1.35, 1.5)
 """Those tried where weights or biases set the largest scale."""
 
@@ -72,10 +74,16 @@ def search_scales(
         trial = _Trial(program, population, known, x.shape, reference)
         largest, binding = largest_scale(population, rules)
         shares = BELOW + (ABOVE if binding in ("weights", "biases") else ())
-        tried = [trial(lower_population(population, rules, largest * share)) for share in shares]
-        best = min(range(len(tried)), key=lambda index: tried[index][0])
-        known[population.name] = tried[best][1]
-        choices.append(Choice(population.name, largest, largest * shares[best], tried[0][0], tried[best][0]))
+        before, spikes = trial(lower_population(population, rules, largest))
+        chosen, after = largest, before
+        for share in shares:
+            # A scale at which too few steps are left is no candidate.
+            with contextlib.suppress(ScaDeployError):
+                difference, fired = trial(lower_population(population, rules, largest * share))
+                if difference < after:
+                    chosen, after, spikes = largest * share, difference, fired
+        known[population.name] = spikes
+        choices.append(Choice(population.name, largest, chosen, before, after))
         if progress is not None:
             progress(1)
     return tuple(choices)

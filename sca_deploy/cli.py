@@ -124,7 +124,6 @@ def export(options: Options, source: Path, target: str, output: Path | None, chi
 
     SOURCE is a run, an arm, a .pt checkpoint or a .nir graph.
     """
-    from sca_deploy.artifact import open_artifact
     from sca_deploy.exporters.base import exporter
     from sca_deploy.pipeline import deployable
 
@@ -140,7 +139,8 @@ def export(options: Options, source: Path, target: str, output: Path | None, chi
     text = "\n".join([f"written: {exported.path}", *(f"  {check}" for check in exported.checks)])
     hint = ""
     if target in ("loihi2", "lava"):
-        input_ = "" if open_artifact(exported.path).config else " --input x.npy"
+        # The test set is found from a folder inside the run.
+        input_ = "" if output is None and artifact.config else " --input x.npy"
         hint = f"sca-deploy verify {exported.path}{input_}"
     options.result(document, text, hint)
 

@@ -8,12 +8,14 @@ from sca_deploy.hardware.frontend import read_populations
 from sca_deploy.hardware.lower import Rules, assemble
 from sca_deploy.hardware.scales import search_scales
 from sca_deploy.hardware.simulate import simulate
+from tests.hardware import test_frontend as frontend
 from tests.hardware.test_frontend import DT, GRAPHS, affine, chain, conv, lif
 
 RNG = np.random.default_rng(0)
 
 
 def outliers():
+    frontend.RNG.bit_generator.state = np.random.default_rng(3).bit_generator.state
     """Two layers; a few weights of the first are forty times the others."""
     first, second = conv(8, 2, 3, padding=(1, 1)), affine(10, 8 * 36)
     first.weight[:2, 0, 0, 0] *= 40
@@ -56,6 +58,18 @@ def test_no_layer_is_worse_than_at_its_largest_scale(searched):
     *_, choices = searched
     assert all(choice.after <= choice.before for choice in choices)
     assert all(0.5 <= choice.chosen / choice.largest <= 1.5 for choice in choices)
+
+
+def test_a_scale_that_leaves_too_few_steps_is_not_a_candidate():
+    """The threshold keeps 2.4 steps at the largest scale, and less than the 2 that are needed below 0.83 of it."""
+    first = affine(4, 6)
+    first.weight[:] = np.sign(first.weight) * np.linspace(0.5, 1.0, 24).reshape(4, 6)
+    first.bias[:] = 0.0
+    graph = chain((6,), first, lif((4,), beta=0.0, threshold=2.4 / 254), affine(2, 4))
+    shape, populations = read_populations(graph, DT)
+    x = (np.random.default_rng(0).random((20, 5, 6)) < 0.4).astype(np.uint8)
+    [choice, _] = search_scales(shape, populations, Rules(5, 0), x)
+    assert choice.chosen >= 0.83 * choice.largest
 
 
 def test_clipping_a_few_outliers_pays_on_samples_it_was_not_searched_on():
