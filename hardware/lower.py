@@ -3,8 +3,8 @@
 A layer computes the same spikes when its weights, biases and threshold are multiplied by one number.
 Each layer therefore gets the largest scale at which everything still fits: even weights of 9 bits,
 a threshold of 17 bits, biases of 13 bits and, whatever spikes arrive, a sum that cannot wrap the
-24-bit current. The read-out is a neuron that cannot fire; its scale also leaves the head-room that `steps`
-steps of the worst input need. The potential `v` of other neurons saturates: one that is inhibited for long
+24-bit current in `steps` steps. The read-out is a neuron that cannot fire; its scale also leaves the head-room
+that so many steps of the worst input need. The potential `v` of other neurons saturates: one that is inhibited for long
 enough to get there forgets some of it, on the chip as in the simulator.
 
 The largest scale is a safe choice, not always the best one: `scales` searches for better.
@@ -22,7 +22,6 @@ import numpy as np
 import numpy.typing as npt
 
 from sca_deploy.errors import ScaDeployError
-from sca_deploy.hardware.euler import Neuron
 from sca_deploy.hardware.frontend import Path, Population, read_populations
 from sca_deploy.hardware.operators import FloatArray
 from sca_deploy.hardware.program import (
@@ -32,6 +31,7 @@ from sca_deploy.hardware.program import (
     INPUT,
     MESSAGE_BITS_MAX,
     THRESHOLD_MAX,
+    WAIT_MAX,
     WEIGHT_MAX,
     Conv,
     Dense,
@@ -43,6 +43,7 @@ from sca_deploy.hardware.program import (
 )
 from sca_deploy.hardware.relays import with_relays
 
+WORST = "sums of the worst input"
 MIN_LEVELS = 2.0
 """A layer whose largest weight or threshold keeps fewer integer steps than this computes nothing useful."""
 
@@ -91,6 +92,9 @@ def assemble(
         ScaDeployError: naming the layer and the limit it breaks.
     """
     chosen = scales or {}
+    unknown = chosen.keys() - {p.name for p in populations}
+    if unknown:
+        raise ScaDeployError(f"scales are given for '{min(unknown)}', which is no layer of the network")
     layers = [lower_population(p, rules, chosen.get(p.name)) for p in populations]
     return Program(
         input_shape=input_shape,
@@ -111,22 +115,23 @@ def lower_population(population: Population, rules: Rules, scale: float | None =
         ScaDeployError: if so few steps are left that rounding would decide what the layer computes.
     """
     neuron = population.neuron
-    limit = THRESHOLD_MAX // rules.steps if neuron.threshold is None else ACTIVATION_LIMIT - 1
-    limit = int(limit * _fade(neuron, rules))
     largest, binding = largest_scale(population, rules)
     scale = largest if scale is None else scale
+    if neuron.threshold is not None:
+        scale = min(scale, THRESHOLD_MAX / neuron.threshold)
     weights, bias = _rounded(population, scale)
-    while (total := _largest_sum(population.paths, weights, bias if neuron.threshold is None else None, rules)) > limit:
-        scale, binding = scale * 0.999 * limit / total, "sums of the worst input"
-        weights, bias = _rounded(population, scale)
     _refuse_coarse(population, scale, binding)
+    while (over := _overflow(population, weights, bias, rules)) > 1:
+        scale, binding = scale * 0.999 / over, WORST
+        weights, bias = _rounded(population, scale)
+        _refuse_coarse(population, scale, binding)
     return Layer(
         name=population.name,
         shape=population.shape,
         synapses=tuple(_synapse(path, weight) for path, weight in zip(population.paths, weights, strict=True)),
         v_decay=_integer_decay(neuron.beta),
         u_decay=_integer_decay(neuron.alpha),
-        threshold=THRESHOLD_MAX if neuron.threshold is None else round(neuron.threshold * scale),
+        threshold=THRESHOLD_MAX if neuron.threshold is None else _whole_threshold(neuron.threshold * scale),
         bias=bias,
         scale=scale,
     )
@@ -134,26 +139,61 @@ def lower_population(population: Population, rules: Rules, scale: float | None =
 
 def largest_scale(population: Population, rules: Rules) -> tuple[float, str]:
     """The scale at which the first of these meets its limit, and which one that is."""
-    biggest = max(np.abs(path.operator.weight).max(initial=0.0) for path in population.paths)
-    swing = sum(rules.payload(path.source) * _swing(path.operator.weight) for path in population.paths)
+    weights = [path.operator.weight for path in population.paths]
+    biggest = max(np.abs(weight).max(initial=0.0) for weight in weights)
     largest = {
         "weights": (WEIGHT_MAX, biggest),
         "biases": (BIAS_MAX, np.abs(population.bias).max(initial=0.0)),
         "threshold": (THRESHOLD_MAX, population.neuron.threshold or 0.0),
-        "sums of the worst input": ((ACTIVATION_LIMIT - 1) * _fade(population.neuron, rules), swing),
+        WORST: (
+            1.0,
+            _overflow(population, [path.operator.weight for path in population.paths], population.bias, rules),
+        ),
     }
     limits = {what: float(limit / value) for what, (limit, value) in largest.items() if value > 0}
     binding = min(limits, key=limits.__getitem__, default="")
     return limits.get(binding, 1.0), binding
 
 
+def _whole_threshold(threshold: float) -> int:
+    """Rounded down: a whole potential exceeds both or neither. Rounded up, it would miss the spike of one that ties.
+
+    A threshold that is whole but for a rounding error stays.
+    """
+    return math.floor(threshold + 1e-6)
+
+
 def _integer_decay(keeps: float) -> int:
     return round((1.0 - keeps) * DECAY_ONE)
 
 
-def _fade(neuron: Neuron, rules: Rules) -> float:
-    """The share of a current that one step adds at most: it piles up to 1 / share steps, or all of a sample."""
-    return max(_integer_decay(neuron.alpha) / DECAY_ONE, 1.0 / rules.steps)
+def _overflow(
+    population: Population, weights: Sequence[npt.NDArray[Any]], bias: npt.NDArray[Any], rules: Rules
+) -> float:
+    """How far the worst input drives the current, and the potential of a read-out, as a share of what it may reach.
+
+    The worst input makes all synapses of one sign fire at every step of a sample.
+    """
+    neuron, steps = population.neuron, rules.steps
+    pairs = zip(population.paths, weights, strict=True)
+    swing = sum(rules.payload(path.source) * _swing(weight) for path, weight in pairs)
+    keeps_u, keeps_v = (1.0 - _integer_decay(keeps) / DECAY_ONE for keeps in (neuron.alpha, neuron.beta))
+    current = swing * _piled(keeps_u, steps) / (ACTIVATION_LIMIT - 1)
+    if neuron.threshold is not None:
+        return float(current)
+    potential = swing * _response(keeps_u, keeps_v, steps) + np.abs(bias).max(initial=0) * _piled(keeps_v, steps)
+    return float(max(current, potential / THRESHOLD_MAX))
+
+
+def _piled(keeps: float, steps: int) -> float:
+    """What an input of 1 at every step adds up to where a step keeps so much of what was there."""
+    return float(steps) if keeps == 1.0 else (1.0 - keeps**steps) / (1.0 - keeps)
+
+
+def _response(keeps_u: float, keeps_v: float, steps: int) -> float:
+    """The potential after an input of 1 at every step, by way of the current."""
+    currents = np.cumsum(keeps_u ** np.arange(steps, dtype=np.float64))
+    return float(currents @ keeps_v ** np.arange(steps - 1, -1, -1, dtype=np.float64))
 
 
 def _swing(weight: npt.NDArray[Any]) -> float:
@@ -162,15 +202,6 @@ def _swing(weight: npt.NDArray[Any]) -> float:
     positive = np.where(flat > 0, flat, 0).sum(axis=1).max(initial=0)
     negative = np.where(flat < 0, -flat, 0).sum(axis=1).max(initial=0)
     return float(max(positive, negative))
-
-
-def _largest_sum(paths: Sequence[Path], weights: Sequence[IntArray], bias: IntArray | None, rules: Rules) -> int:
-    largest_bias = 0 if bias is None else int(np.abs(bias).max(initial=0))
-    swings = (
-        int(_swing(weight.astype(np.int64))) * rules.payload(path.source)
-        for path, weight in zip(paths, weights, strict=True)
-    )
-    return sum(swings) + largest_bias
 
 
 def _rounded(population: Population, scale: float) -> tuple[list[IntArray], IntArray]:
@@ -184,13 +215,14 @@ def _even(weight: FloatArray, scale: float) -> IntArray:
 
 def _refuse_coarse(population: Population, scale: float, binding: str) -> None:
     """Refuse a layer whose weights or threshold keep so few steps that rounding decides what it computes."""
-    biggest = max(np.abs(path.operator.weight).max(initial=0.0) for path in population.paths)
-    kept = {"largest weight": biggest * scale / 2, "threshold": (population.neuron.threshold or 0.0) * scale}
-    for what, steps in kept.items():
-        if 0 < steps < MIN_LEVELS:
+    kept = {f"largest weight from '{path.source}'": np.abs(path.operator.weight).max(initial=0.0) / 2
+            for path in population.paths}  # fmt: skip
+    kept["threshold"] = population.neuron.threshold or 0.0
+    for what, size in kept.items():
+        if size > 0 and size * scale < MIN_LEVELS:
             raise ScaDeployError(
                 f"layer '{population.name}': its {binding} fill the chip's integers while its {what} keeps "
-                f"{steps:.2g} steps, at least {MIN_LEVELS:g} are needed",
+                f"{size * scale:.2g} steps, at least {MIN_LEVELS:g} are needed",
                 "train with smaller biases, fewer input bits or a threshold nearer to the weights",
             )
 
@@ -200,4 +232,9 @@ def _synapse(path: Path, weight: IntArray) -> Synapse:
     if operator.is_conv:
         return Conv(path.source, weight, operator.stride, operator.padding, operator.dilation, operator.groups)
     delay = path.delay
+    if delay.max() > 2 * WAIT_MAX:  # what a Program refuses, before it no longer fits 32 bits
+        raise ScaDeployError(
+            f"'{path.source}' is read {delay.max()} steps late, the chip holds spikes back by {WAIT_MAX}",
+            "give a larger --dt, or train with shorter delays",
+        )
     return Dense(path.source, weight, int(delay.flat[0]) if np.ptp(delay) == 0 else delay.astype(np.int32))

@@ -159,7 +159,7 @@ class Program:
     Args:
         input_shape: (channels, height, width) or (features,).
         input_bits: 0 for binary spikes; b for graded spikes of 0 to 2^b - 1; 0 for an injected input.
-        steps: time steps a sample lasts; the head-room of the read-out was checked for it.
+        steps: time steps a sample lasts; the head-room of currents and of the read-out was made for it.
         layers: in topological order.
         readout: the last layer never fires, and its final `v` is read.
     """

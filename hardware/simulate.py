@@ -21,7 +21,7 @@ import torch
 
 from sca_deploy.errors import ScaDeployError, UsageError
 from sca_deploy.hardware.arithmetic import SINGLE_LIMIT, exact_kernels
-from sca_deploy.hardware.neurons import Observer, Population
+from sca_deploy.hardware.neurons import Observer, Population, Reach
 from sca_deploy.hardware.program import BIAS_MAX, BIAS_MIN, INPUT, Layer, Program, Shape, Synapse
 
 RECORDABLE = ("spikes", "u", "v")
@@ -147,11 +147,8 @@ def check_input(program: Program, x: npt.NDArray[np.generic], free_run: FreeRun 
     lasts = x.shape[1]
     if free_run is not None and free_run.reset_interval is not None:
         lasts = min(lasts, free_run.reset_interval)
-    if program.readout and lasts > program.steps:
-        raise ScaDeployError(
-            f"input lasts {lasts} steps, the read-out has head-room for the {program.steps} it was lowered for",
-            f"lower the network again with --steps {lasts}",
-        )
+    if lasts > program.steps:
+        _check_duration(program, lasts)
     if x.dtype.kind not in "iub":
         raise ScaDeployError(f"input has type {x.dtype}, the chip takes integers", "round it and use astype('uint8')")
     seen = _once(x)
@@ -162,6 +159,19 @@ def check_input(program: Program, x: npt.NDArray[np.generic], free_run: FreeRun 
     for layer in program.layers:
         if layer.injected:
             _check_bias(layer, seen)
+
+
+def _check_duration(program: Program, lasts: int) -> None:
+    """Refuse a longer sample than the Program was lowered for where something could overflow that was kept from it."""
+    for layer in program.layers:
+        reads_out = program.readout and layer is program.layers[-1]
+        piles_up = Reach(program, layer, lasts).wraps and not Reach(program, layer, program.steps).wraps
+        if reads_out or piles_up:
+            what = "the read-out" if reads_out else f"the current of '{layer.name}'"
+            raise ScaDeployError(
+                f"input lasts {lasts} steps, {what} has head-room for the {program.steps} it was lowered for",
+                f"lower the network again with --steps {lasts}",
+            )
 
 
 def _check_bias(layer: Layer, x: npt.NDArray[np.generic]) -> None:

@@ -84,10 +84,12 @@ class IntegerNetwork(nn.Module):
         parts = []
         for name in sources:
             if name not in maps:  # a summing pool that neurons read as it is
-                parts.append(values[name] * float(2 * round(gain * layer.scale / 2)))
+                parts.append(values[name] * float(2 * round(gain * (layer.scale / 2))))
                 continue
-            weight, bias = (_narrow(tensor) * (gain * layer.scale) for tensor in maps[name])
-            whole, constant = 2 * _rounded(weight / 2, WEIGHT_MAX // 2), _rounded(bias, BIAS_MAX).float()
+            # In the order of the lowering, so that what lies between two integers falls to the same side.
+            weight, bias = (_narrow(tensor) * gain for tensor in maps[name])
+            whole = 2 * _rounded(weight * (layer.scale / 2), WEIGHT_MAX // 2)
+            constant = _rounded(bias * layer.scale, BIAS_MAX).float()
             arrived = _mapped(self._nodes[name], values[self._sources[name][0]], whole.float())
             parts.append(arrived + constant.reshape(-1, *(1,) * (arrived.dim() - 3)))
         return reduce(torch.add, parts)

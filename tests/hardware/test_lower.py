@@ -6,7 +6,9 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from sca_deploy.errors import ScaDeployError
-from sca_deploy.hardware.lower import lower
+from sca_deploy.hardware.floats import run_floats
+from sca_deploy.hardware.frontend import read_populations
+from sca_deploy.hardware.lower import Rules, assemble, lower
 from sca_deploy.hardware.simulate import simulate
 from tests.hardware.nir_reference import run_graph
 from tests.hardware.test_frontend import DT, GRAPHS, RNG, chain, cuba, lif, linear, net, pool, residual
@@ -57,7 +59,7 @@ def test_every_number_is_the_float_times_one_scale(case):
     [layer] = lowered(case).layers
     assert np.abs(layer.synapses[0].weight - weight * layer.scale).max() <= 1.001
     assert np.abs(layer.bias - bias * layer.scale).max() <= 0.51 + 1e-6 * np.abs(layer.bias).max()
-    assert layer.threshold == pytest.approx(threshold * layer.scale, abs=0.51, rel=1e-6)
+    assert -1.0 < layer.threshold - threshold * layer.scale <= 1e-5 * layer.threshold + 1e-6
     assert layer.v_decay == pytest.approx((1 - beta) * 4096, abs=0.51)
 
 
@@ -204,3 +206,96 @@ def test_no_input_can_wrap_a_current_that_piles_up(seed, tau, steps):
         for _ in range(steps):
             u = int(np.sign(u)) * (abs(u) * (4096 - layer.u_decay) >> 12) + 64 * int(swing)
             assert abs(u) < 2**23
+
+
+@pytest.mark.parametrize("threshold", [0.4994, 0.7497, 0.9999])
+def test_a_potential_that_ties_with_the_rounded_threshold_fires_as_the_float_one_does(threshold):
+    graph_ = graph(np.ones((1, 1)), np.zeros(1), beta=0.5, threshold=threshold)
+    _, populations = read_populations(graph_, DT)
+    x = np.ones((1, 8, 1), np.uint8)
+    program = lower(graph_, dt=DT, steps=8, input_bits=0)
+    spikes = simulate(program, x, record=["spikes"]).records["n1"]["spikes"]
+    np.testing.assert_array_equal(spikes, run_floats(populations, x).spikes["n1"])
+
+
+LEAKY = nir.LI(*np.full((3, 10), [[20 * DT], [1.0], [0.0]]))
+
+
+@pytest.mark.parametrize("steps", [16, 300, 3000])
+def test_the_head_room_of_a_read_out_that_forgets_does_not_grow_with_the_steps(steps):
+    rng = np.random.default_rng(0)
+    weight = rng.normal(size=(10, 200)).astype(np.float32)
+    program = lower(chain((200,), nir.Linear(weight), LEAKY), dt=DT, steps=steps, input_bits=0)
+    assert np.abs(program.layers[-1].synapses[0].weight).max() == 254
+    x = np.ones((1, steps, 200), np.uint8)
+    readout = simulate(program, x).readout[0] / (64 * program.layers[-1].scale)
+    reference = run_floats(read_populations(chain((200,), nir.Linear(weight), LEAKY), DT)[1], x).final[0]
+    np.testing.assert_allclose(readout, reference, atol=0.02 * np.abs(reference).max())
+
+
+@settings(max_examples=100)
+@given(st.integers(0, 2**32 - 1), st.floats(1.0, 300.0), st.floats(1.0, 300.0), st.integers(1, 200), st.booleans())
+def test_no_read_out_can_saturate_whatever_reaches_it_by_which_paths(seed, tau, tau_syn, steps, current):
+    rng = np.random.default_rng(seed)
+    sizes = np.full(2, tau * DT), np.ones(2), np.zeros(2)
+    last = nir.CubaLI(np.full(2, tau_syn * DT), *sizes, w_in=np.full(2, tau_syn)) if current else nir.LI(*sizes)
+    weights = [nir.Linear(rng.normal(0.3, 1, (2, 6)).astype(np.float32)) for _ in range(2)]
+    nodes = {"input": nir.Input({"input": np.array([6])}), "output": nir.Output({"output": np.array([2])})}
+    graph_ = net(nodes | {"a": weights[0], "b": weights[1], "li": last}, "input>a input>b a>li b>li li>output")
+    try:
+        program = lower(graph_, dt=DT, steps=steps, input_bits=0)
+    except ScaDeployError as error:
+        assume("at least 2 are needed" not in error.problem)
+        raise
+    layer, u, v = program["li"], np.zeros(2), np.zeros(2)
+    assert np.abs(layer.synapses[0].weight).max() > 2
+    for sign in (1, -1):
+        swing = sum(np.maximum(sign * s.weight, 0).sum(1) for s in layer.synapses)
+        u, v = np.zeros(2), np.zeros(2)
+        for _ in range(steps):
+            u = u * (4096 - layer.u_decay) / 4096 + 64 * swing
+            v = v * (4096 - layer.v_decay) / 4096 + u
+        assert u.max() < 2**23
+        assert v.max() <= 131071 << 6
+
+
+def test_a_read_out_without_head_room_for_a_single_step_of_its_weights_is_refused():
+    graph_ = chain((4,), nir.Linear(np.ones((3, 4), np.float32)))
+    with pytest.raises(ScaDeployError, match="at least 2 are needed"):
+        lower(graph_, dt=DT, steps=140_000, input_bits=0)
+
+
+def test_a_path_that_all_rounds_away_is_refused_by_its_source():
+    nodes = {"input": nir.Input({"input": np.array([3])}), "output": nir.Output({"output": np.array([2])})}
+    nodes |= {name: lif((3,)) for name in "ab"} | {f"to_{name}": linear(3, 3) for name in "abc"}
+    nodes |= {"c": lif((3,)), "faint": nir.Linear(np.full((3, 3), 1e-5, np.float32))}
+    graph_ = net(nodes, "input>to_a to_a>a a>to_b to_b>b b>to_c to_c>c a>faint faint>c c>output")
+    with pytest.raises(ScaDeployError, match="layer 'c'.*largest weight from 'a' keeps"):
+        lower(graph_, dt=DT, steps=4, input_bits=0)
+
+
+@pytest.mark.parametrize("scale", [1e9, 1e300])
+def test_no_scale_lifts_a_threshold_beyond_its_bits(scale):
+    graph_ = graph(np.ones((2, 3)), np.zeros(2), threshold=400.0)
+    shape, populations = read_populations(graph_, DT)
+    program = assemble(shape, populations, Rules(4, 0), {"n1": scale})
+    assert program["n1"].threshold <= 131071
+
+
+def test_scales_of_layers_that_are_not_there_are_refused():
+    with pytest.raises(ScaDeployError, match="'typo', which is no layer"):
+        lower(graph(np.ones((2, 3)), np.zeros(2)), dt=DT, steps=4, input_bits=0, scales={"typo": 2.0})
+
+
+def test_a_current_that_would_pile_up_beyond_its_bits_in_a_longer_sample_is_refused():
+    slow = cuba((2,), tau_syn=1000 * DT, tau_mem=DT, w_in=1000.0, r=1.0, v_threshold=2.0)
+    program = lower(chain((4,), nir.Linear(np.ones((2, 4), np.float32)), slow), dt=DT, steps=4, input_bits=0)
+    simulate(program, np.ones((1, 4, 4), np.uint8))
+    with pytest.raises(ScaDeployError, match="200 steps, the current of 'n1' has head-room for the 4"):
+        simulate(program, np.ones((1, 200, 4), np.uint8))
+
+
+def test_delays_beyond_the_chips_are_refused_before_they_overflow():
+    late = nir.Delay(np.array([0.0, (2**32 + 3) * DT, 0.0]))
+    with pytest.raises(ScaDeployError, match="steps late"):
+        lower(chain((3,), late, linear(2, 3), lif((2,))), dt=DT, steps=4, input_bits=0)
