@@ -18,10 +18,14 @@ from sca_deploy.errors import ScaDeployError
 from sca_deploy.hardware.euler import NEURONS, Neuron, discrete, refuse
 from sca_deploy.hardware.operators import FloatArray, Operator, identity, reading
 from sca_deploy.hardware.program import INPUT, Shape
-from sca_deploy.hardware.values import Delays, Term, Value, leaving, spikes_of
+from sca_deploy.hardware.values import Delays, Term, Value, folded, leaving, merged, spikes_of
 
 READOUT = Neuron(alpha=0.0, beta=1.0, gain=1.0, threshold=None)
 """What a graph that ends in a linear map is read by: neurons that add it up and never fire."""
+PATHS_MAX = 256
+"""Paths that may meet in a node; a graph can double them with every node."""
+FLAT_MAX = 4096
+"""Neurons that read flat values one by one; the chip has no cheaper synapse for that than a matrix."""
 DEPTH_MAX = 16
 """Graphs inside graphs are followed this deep; deeper ones hold themselves."""
 
@@ -58,13 +62,10 @@ def read_populations(graph: nir.NIRGraph, dt: float) -> tuple[Shape, list[Popula
     Raises:
         ScaDeployError: naming the node that cannot be carried onto the chip, and why.
     """
-    reset = graph.metadata.get("reset", "hard")
-    if reset != "hard":
-        raise ScaDeployError(
-            f"the graph says reset '{reset}'; the chip's neurons reset to zero and no microcode for another is public",
-            "train or convert the network with a hard reset to 0",
-        )
-    return _Reader(graph, dt).read()
+    try:
+        return _Reader(graph, dt).read()
+    except RecursionError as error:
+        raise ScaDeployError("the graph has too many nodes between two populations", "merge some of them") from error
 
 
 class _Reader:
@@ -72,6 +73,7 @@ class _Reader:
 
     def __init__(self, graph: nir.NIRGraph, dt: float) -> None:
         self._nodes, edges = _flattened(graph)
+        edges = list(dict.fromkeys(edges))  # edges are a set, whatever a file repeats
         self._dt = dt
         self._sources: dict[str, list[str]] = {name: [] for name in self._nodes}
         for source, target in edges:
@@ -86,7 +88,7 @@ class _Reader:
 
     def read(self) -> tuple[Shape, list[Population]]:
         """The input's shape and all populations in order."""
-        shape = _spatial(self._nodes[self._input].input_type["input"])
+        shape = self._input_shape()
         self._shapes[self._input] = shape
         end = self._sum(self._output)
         populations: dict[str, Population] = {}
@@ -94,14 +96,27 @@ class _Reader:
             name = self._met[len(populations)]
             populations[name] = self._population(name)
         ordered = self._ordered(populations)
+        sources = [term.source for term in end.terms]
         if any(term.operator is not None for term in end.terms):
             ordered.append(_feeding(end.last, end, READOUT))
         elif any(not term.plain for term in end.terms):
             raise ScaDeployError(f"the graph ends in '{end.last}' without neurons", "end it in neurons or in an Affine")
-        if not ordered:
+        elif not ordered:
             raise ScaDeployError("the graph holds no neurons", "nothing to lower")
+        elif sources != [ordered[-1].name]:
+            raise ScaDeployError(
+                f"the Output sums {', '.join(sources)}; a chip has one last population",
+                "end the graph in one population or in an Affine",
+            )
         self._check_ends(ordered)
         return shape, ordered
+
+    def _input_shape(self) -> Shape:
+        given = self._nodes[self._input].input_type["input"]
+        shape = () if given is None else _spatial(given)
+        if not 1 <= len(shape) <= 3 or min(shape) < 1:
+            raise ScaDeployError(f"the Input '{self._input}' says the shape {given}, one to three sizes are needed")
+        return shape
 
     def _only(self, kind: type) -> str:
         found = [name for name, node in self._nodes.items() if isinstance(node, kind)]
@@ -158,7 +173,9 @@ class _Reader:
         shapes = {value.shape for value in values}
         if len(shapes) > 1:
             raise refuse(name, self._nodes[name], f"it sums values of shapes {', '.join(map(str, sorted(shapes)))}")
-        terms = tuple(term for value in values for term in value.terms)
+        terms = merged(term for value in values for term in value.terms)
+        if len(terms) > PATHS_MAX:
+            raise refuse(name, self._nodes[name], f"it sums {len(terms)} paths, at most {PATHS_MAX} are followed")
         bias = np.sum([value.bias for value in values], axis=0)
         last = next((value.last for value in values if value.last), self._sources[name][0])
         return Value(values[0].shape, terms, bias, last)
@@ -203,6 +220,12 @@ def _flattened(graph: nir.NIRGraph, depth: int = 0) -> tuple[dict[str, nir.NIRNo
     """Nodes and edges with the graphs inside the graph taken apart: their nodes are called `<graph>.<node>`."""
     if depth > DEPTH_MAX:
         raise ScaDeployError(f"the graph holds graphs inside graphs more than {DEPTH_MAX} deep")
+    reset = graph.metadata.get("reset", "hard")
+    if reset != "hard":
+        raise ScaDeployError(
+            f"the graph says reset '{reset}'; the chip's neurons reset to zero and no microcode for another is public",
+            "train or convert the network with a hard reset to 0",
+        )
     nodes: dict[str, nir.NIRNode] = {}
     edges = list(graph.edges)
     for name, node in graph.nodes.items():
@@ -217,12 +240,18 @@ def _flattened(graph: nir.NIRGraph, depth: int = 0) -> tuple[dict[str, nir.NIRNo
         before = [source for source, target in edges if target == name]
         after = [target for source, target in edges if source == name]
         edges = [edge for edge in edges if name not in edge]
-        into = [target for source, target in inner_edges if source == entry]
-        out = [source for source, target in inner_edges if target == leaving]
+        into = [target for source, target in inner_edges if source == entry and target != leaving]
+        out = [source for source, target in inner_edges if target == leaving and source != entry]
+        if (entry, leaving) in inner_edges:
+            edges += [(source, target) for source in before for target in after]
         edges += [(source, f"{name}.{target}") for source in before for target in into]
         edges += [(f"{name}.{a}", f"{name}.{b}") for a, b in inner_edges if a != entry and b != leaving]
         edges += [(f"{name}.{source}", target) for source in out for target in after]
-        nodes |= {f"{name}.{n}": child for n, child in inside.items() if n not in (entry, leaving)}
+        for inner, child in inside.items():
+            if f"{name}.{inner}" in graph.nodes:
+                raise refuse(name, node, f"its node '{inner}' and the node '{name}.{inner}' beside it share a name")
+            if inner not in (entry, leaving):
+                nodes[f"{name}.{inner}"] = child
     return nodes, edges
 
 
@@ -232,12 +261,16 @@ def _feeding(name: str, value: Value, neuron: Neuron) -> Population:
 
 
 def _path(reader: str, shape: Shape, term: Term, gain: float) -> Path:
-    if term.operator is not None:
-        operator = term.operator
-    elif term.pool is not None:
-        operator = reading(term.pool, term.factor)
-    else:
-        operator = identity(shape, term.factor)
+    operator = term.operator
+    if operator is None and len(shape) == 1:
+        if shape[0] > FLAT_MAX:
+            raise ScaDeployError(
+                f"'{reader}' reads {shape[0]} flat values as they are, at most {FLAT_MAX} are made a matrix of",
+                "give it a convolution to read a map through",
+            )
+        operator = folded(reader, term, Operator(np.eye(shape[0])))
+    elif operator is None:
+        operator = identity(shape, term.factor) if term.pool is None else reading(term.pool, term.factor)
     delay = term.delay_in.reshape(1, -1) + term.delay_out.reshape(-1, 1)
     if term.source == reader:
         delay = delay + 1

@@ -215,10 +215,9 @@ def _even(weight: FloatArray, scale: float) -> IntArray:
 
 def _refuse_coarse(population: Population, scale: float, binding: str) -> None:
     """Refuse a layer whose weights or threshold keep so few steps that rounding decides what it computes."""
-    kept = {f"largest weight from '{path.source}'": np.abs(path.operator.weight).max(initial=0.0) / 2
-            for path in population.paths}  # fmt: skip
-    kept["threshold"] = population.neuron.threshold or 0.0
-    for what, size in kept.items():
+    largest = [(path.source, np.abs(path.operator.weight).max(initial=0.0)) for path in population.paths]
+    sizes = [(f"largest weight from '{source}'", weight / 2) for source, weight in largest]
+    for what, size in [*sizes, ("threshold", population.neuron.threshold or 0.0)]:
         if size > 0 and size * scale < MIN_LEVELS:
             raise ScaDeployError(
                 f"layer '{population.name}': its {binding} fill the chip's integers while its {what} keeps "

@@ -5,7 +5,7 @@ One rule a node type says how a node changes it, or refuses by name.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -46,6 +46,13 @@ class Term:
         changed = self.pool is not None or self.operator is not None or (self.factor != 1.0).any()
         return not (changed or self.delay_in.any() or self.delay_out.any())
 
+    def plainly_like(self, other: Term) -> bool:
+        """Whether both read the same, as late, and neither through a pool or an operator."""
+        linear = [self.pool, self.operator, other.pool, other.operator]
+        same = self.source == other.source and len(self.factor) == len(other.factor)
+        late = [np.array_equal(getattr(self, d), getattr(other, d)) for d in ("delay_in", "delay_out")]
+        return same and all(late) and all(part is None for part in linear)
+
 
 @dataclass(frozen=True, eq=False)
 class Value:
@@ -74,14 +81,34 @@ def leaving(name: str, node: nir.NIRNode, entering: Value, dt: float) -> Value:
     return rule(name, node, entering, dt)
 
 
+def merged(terms: Iterable[Term]) -> tuple[Term, ...]:
+    """The terms with those added up that read the same source through nothing but factors."""
+    result: list[Term] = []
+    for term in terms:
+        for index, known in enumerate(result):
+            if term.plainly_like(known):
+                result[index] = replace(known, factor=known.factor + term.factor)
+                break
+        else:
+            result.append(term)
+    return tuple(result)
+
+
 def _linear(name: str, node: nir.NIRNode, value: Value, operator: Operator, bias: FloatArray) -> Value:
+    if bias.size != len(operator.weight):
+        raise refuse(name, node, f"it has {bias.size} biases for {len(operator.weight)} outputs")
     if any(term.operator is not None for term in value.terms) or value.bias.any():
         raise refuse(name, node, f"it follows '{value.last}' without neurons in between", "merge the two maps into one")
-    terms = tuple(replace(term, operator=_folded(name, term, operator)) for term in value.terms)
+    terms = tuple(replace(term, operator=folded(name, term, operator)) for term in value.terms)
     return Value(operator.output_shape(value.shape), terms, bias, name)
 
 
-def _folded(name: str, term: Term, operator: Operator) -> Operator:
+def folded(name: str, term: Term, operator: Operator) -> Operator:
+    """An operator on what a term reads.
+
+    Raises:
+        ScaDeployError: where the term's pool cannot be folded into it exactly.
+    """
     if term.pool is None:
         return reading(operator, term.factor)
     return fold_pool(reading(term.pool, term.factor), term.shape, operator, name)
@@ -89,25 +116,33 @@ def _folded(name: str, term: Term, operator: Operator) -> Operator:
 
 def _conv2d(name: str, node: nir.Conv2d, value: Value, dt: float) -> Value:
     weight = np.asarray(node.weight, np.float64)
-    geometry = (_pair(node.stride), node.padding, _pair(node.dilation))
-    return _convolution(name, node, value, weight, *geometry)
+    stride, dilation = (_pair(name, node, key, 1) for key in ("stride", "dilation"))
+    return _convolution(name, node, value, weight, stride, node.padding, dilation)
 
 
 def _conv1d(name: str, node: nir.Conv1d, value: Value, dt: float) -> Value:
     """A convolution along the length of (channels, 1, length)."""
     weight = np.asarray(node.weight, np.float64)
-    padding = node.padding if isinstance(node.padding, str | bytes | np.str_) else (0, _single(node.padding))
-    along = (1, _single(node.stride)), padding, (1, _single(node.dilation))
-    return _convolution(name, node, value, weight[:, :, None] if weight.ndim == 3 else weight, *along)
+    if len(value.shape) == 3 and value.shape[1] != 1:
+        raise refuse(name, node, f"it reads a map of shape {value.shape}, which has two dimensions")
+    stride, dilation = ((1, _pair(name, node, key, 1)[1]) for key in ("stride", "dilation"))
+    padding = (
+        node.padding if isinstance(node.padding, str | bytes | np.str_) else (0, _pair(name, node, "padding", 0)[1])
+    )
+    weight = weight[:, :, None] if weight.ndim == 3 else weight
+    return _convolution(name, node, value, weight, stride, padding, dilation)
 
 
 def _convolution(
     name: str, node: Any, value: Value, weight: FloatArray, stride: Pair, padding: Any, dilation: Pair
 ) -> Value:
     groups, source = int(node.groups), value.shape
-    if len(source) != 3 or weight.ndim != 4 or weight.shape[1] * groups != source[0]:
+    sizes = weight.ndim == 4 and min(weight.shape) > 0 and groups > 0 and len(weight) % groups == 0
+    if len(source) != 3 or not sizes or weight.shape[1] * groups != source[0]:
         raise refuse(name, node, f"weight {weight.shape} with {groups} groups does not fit a source of shape {source}")
     weight, sides = _padded(name, node, weight, stride, padding, dilation)
+    if min(sides) < 0:
+        raise refuse(name, node, f"its padding is {sides}, it cannot be negative")
     bias = np.zeros(len(weight)) if node.bias is None else np.asarray(node.bias, np.float64).ravel()
     operator = Operator(weight, stride, sides, dilation, groups)
     if min(operator.output_shape(source)) < 1:
@@ -120,7 +155,7 @@ def _padded(
 ) -> tuple[FloatArray, Pair]:
     """The kernel and its symmetric padding; 'same' around an even kernel becomes an odd one with zeros."""
     if not isinstance(padding, str | bytes | np.str_):
-        return weight, _pair(padding)
+        return weight, _two(name, node, "padding", padding, 0)
     word = padding.decode() if isinstance(padding, bytes) else str(padding)
     if word == "valid":
         return weight, (0, 0)
@@ -149,7 +184,8 @@ def _pooling(name: str, node: nir.SumPool2d | nir.AvgPool2d, value: Value, dt: f
         raise refuse(name, node, "a pooling can only be folded when it directly follows neurons or the input")
     if len(value.shape) != 3:
         raise refuse(name, node, f"it reads a population of shape {value.shape}, not (channels, height, width)")
-    kernel, stride, padding = _pair(node.kernel_size), _pair(node.stride), _pair(node.padding)
+    kernel, stride = (_pair(name, node, key, 1) for key in ("kernel_size", "stride"))
+    padding = _pair(name, node, "padding", 0)
     share = 1.0 if isinstance(node, nir.SumPool2d) else 1.0 / (kernel[0] * kernel[1])
     weight = np.full((value.shape[0], 1, *kernel), share)
     pool = Operator(weight, stride, padding, groups=value.shape[0])
@@ -162,20 +198,30 @@ def _pooling(name: str, node: nir.SumPool2d | nir.AvgPool2d, value: Value, dt: f
 def _flatten(name: str, node: nir.Flatten, value: Value, dt: float) -> Value:
     if any(term.operator is not None for term in value.terms):
         raise refuse(name, node, f"it follows '{value.last}' without neurons in between")
-    # The maps know what they read by its channels, and in their order a flat map is the same.
-    return value
+    # The terms keep the shapes of their sources; flat, a map is in the order of its channels.
+    size = int(np.prod(value.shape))
+    return Value((size,), value.terms, np.zeros(size), name)
 
 
 def _scale(name: str, node: nir.Scale, value: Value, dt: float) -> Value:
     scale = _spread(name, node, np.asarray(node.scale, np.float64), value.shape).reshape(value.shape[0], -1)
     if np.ptp(scale, axis=1).any():
         raise refuse(name, node, "its factors differ within a channel", "scale whole channels")
-    factor = scale[:, 0]
-    terms = tuple(
-        replace(t, factor=t.factor * factor) if t.operator is None else replace(t, operator=t.operator.scaled(factor))
-        for t in value.terms
-    )
-    return replace(value, terms=terms, bias=value.bias * factor, last=name)
+    terms = tuple(_scaled(name, node, term, scale[:, 0]) for term in value.terms)
+    return replace(value, terms=terms, bias=value.bias * scale[:, 0], last=name)
+
+
+def _scaled(name: str, node: nir.Scale, term: Term, factor: FloatArray) -> Term:
+    if term.operator is not None:
+        return replace(term, operator=term.operator.scaled(factor))
+    if len(factor) == len(term.factor):
+        return replace(term, factor=term.factor * factor)
+    if term.pool is not None:  # flattened after a pool, which needs one factor a channel before it
+        by_channel = factor.reshape(len(term.factor), -1)
+        if np.ptp(by_channel, axis=1).any():
+            raise refuse(name, node, "its factors differ within a channel of the pooling before it")
+        return replace(term, factor=term.factor * by_channel[:, 0])
+    return replace(term, factor=np.repeat(term.factor, len(factor) // len(term.factor)) * factor)
 
 
 def _delay(name: str, node: nir.Delay, value: Value, dt: float) -> Value:
@@ -213,10 +259,14 @@ def _spread(name: str, node: nir.NIRNode, values: npt.NDArray[Any], shape: Shape
     return np.broadcast_to(values.reshape(-1), (int(np.prod(shape)),)).reshape(shape)
 
 
-def _pair(value: Any) -> Pair:
-    numbers = np.broadcast_to(np.asarray(value, dtype=np.int64).ravel(), (2,))
-    return int(numbers[0]), int(numbers[1])
+def _pair(name: str, node: nir.NIRNode, key: str, least: int) -> Pair:
+    return _two(name, node, key, getattr(node, key), least)
 
 
-def _single(value: Any) -> int:
-    return int(np.ravel(value)[0])
+def _two(name: str, node: nir.NIRNode, key: str, value: Any, least: int) -> Pair:
+    """Two whole numbers, or one for both."""
+    numbers = np.asarray(value).ravel()
+    if numbers.size not in (1, 2) or numbers.dtype.kind not in "iuf" or (numbers < least).any():
+        raise refuse(name, node, f"its {key} is {value}, one or two numbers from {least} on are needed")
+    both = np.broadcast_to(numbers.astype(np.int64), (2,))
+    return int(both[0]), int(both[1])

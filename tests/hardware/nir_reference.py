@@ -11,7 +11,7 @@ import torch.nn.functional as F
 
 
 def run_graph(graph, x, dt):
-    """{neuron node: spikes (samples, steps, *shape)} and what entered the Output, (samples, steps, ...)."""
+    """{neuron node: spikes (samples, steps, *shape)}, what entered the Output, and {neuron node: last v}."""
     steps = x.shape[1]
     order = _order(graph)
     state, spikes, outputs = {}, {}, []
@@ -35,7 +35,8 @@ def run_graph(graph, x, dt):
                 now[name] = _linear(node, total)
         for name, value in now.items():
             state[name, "out"] = value
-    return {n: torch.stack(s, 1).numpy().astype(bool) for n, s in spikes.items()}, torch.stack(outputs, 1).numpy()
+    fired = {n: torch.stack(s, 1).numpy().astype(bool) for n, s in spikes.items()}
+    return fired, torch.stack(outputs, 1).numpy(), {n: state[n, "v"].numpy() for n in spikes}
 
 
 def _order(graph):

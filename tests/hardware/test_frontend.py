@@ -241,6 +241,15 @@ def steps_late(*steps):
     return nir.Delay(np.array(steps) * DT)
 
 
+def flat(*shape):
+    return nir.Flatten({"input": np.array(shape)}, 0)
+
+
+def block():
+    """A matrix and a way around it."""
+    return net(ends((3,)) | {"w": affine(3, 3)}, "input>w w>output input>output")
+
+
 GRAPHS = {
     "residual": residual,
     "recurrent": recurrent,
@@ -275,6 +284,29 @@ GRAPHS = {
         chain((4,), affine(5, 4), lif((5,), threshold=0.3), affine(2, 5),
               nir.LI(*np.full((3, 2), [[3 * DT], [1.0], [0.0]]))),
     ),
+    "a neuron reads a map as flat values": lambda: (
+        (2, 2, 3),
+        chain((2, 2, 3), conv(3, 2, 1), lif((3, 2, 3), threshold=0.3), flat(3, 2, 3), lif((18,), threshold=0.3)),
+    ),
+    "a scale after a flattened pool": lambda: (
+        (2, 4, 4),
+        chain((2, 4, 4), pool(2), flat(2, 2, 2), nir.Scale(np.repeat([0.5, 2.0], 4)), affine(3, 8), lif((3,))),
+    ),
+    "a leaky integrator of a current": lambda: (
+        (4,),
+        chain((4,), affine(5, 4), lif((5,), threshold=0.3), linear(2, 5),
+              nir.CubaLI(*np.full((4, 2), [[3 * DT], [2 * DT], [1.5], [0.0]]), w_in=np.full(2, 0.7))),
+    ),
+    "an integrator reads out": lambda: (
+        (4,),
+        chain((4,), affine(5, 4), lif((5,), threshold=0.3), affine(2, 5), nir.I(np.full(2, 0.5 / DT))),
+    ),
+    "a shortcut through a graph inside the graph": lambda: (
+        (3,),
+        net(ends((3,)) | {"to": affine(3, 3), "a": lif((3,), threshold=0.2), "block": block(),
+                          "b": lif((3,), threshold=0.2)},
+            "input>to to>a a>block block>b b>output"),
+    ),
     "pools read by several": lambda: (
         (2, 8, 8),
         net(ends((2, 8, 8)) | {"c": conv(3, 2, 3, padding=(1, 1)), "a": lif((3, 8, 8)), "p": pool(2),
@@ -284,29 +316,40 @@ GRAPHS = {
 }  # fmt: skip
 
 
+def unfolded(graph):
+    """The graph of the shortcut with its inner graph written out, any other as it is."""
+    if "block" not in graph.nodes:
+        return graph
+    nodes = {name: node for name, node in graph.nodes.items() if name != "block"}
+    return net(nodes | {"w": graph.nodes["block"].nodes["w"]}, "input>to to>a a>w w>b a>b b>output")
+
+
 @pytest.mark.parametrize("feature", GRAPHS)
 def test_what_was_read_computes_what_the_graph_says_node_by_node(feature):
     RNG.bit_generator.state = np.random.default_rng(7).bit_generator.state
     shape, graph = GRAPHS[feature]()
     x = (RNG.random((8, 12, *shape)) < 0.4).astype(float)
-    expected, arrived = run_graph(graph, x, DT)
+    expected, arrived, potentials = run_graph(unfolded(graph), x, DT)
     input_shape, populations = read_populations(graph, DT)
     run = run_floats(populations, x.reshape(8, 12, *input_shape))
     for name, spikes in expected.items():
         np.testing.assert_array_equal(run.spikes[name], spikes.reshape(run.spikes[name].shape), err_msg=name)
         assert spikes.any() or not hasattr(graph.nodes[name], "v_threshold"), f"no neuron of {name} fired"
-    if populations[-1].neuron.threshold is None and not isinstance(graph.nodes[populations[-1].name], nir.LI):
-        np.testing.assert_allclose(run.final, arrived.sum(1), rtol=1e-5, atol=1e-5)
+    last = graph.nodes.get(populations[-1].name)
+    if populations[-1].neuron.threshold is None:
+        # Neurons that never fire show their potential, a linear end what it adds up to.
+        final = potentials[populations[-1].name] if isinstance(last, nir.LI | nir.I | nir.CubaLI) else arrived.sum(1)
+        np.testing.assert_allclose(run.final, final, rtol=1e-5, atol=1e-5)
 
 
 def test_a_graph_inside_the_graph_is_the_same_as_its_nodes():
     shape, nested = recurrent(inside=True)
-    flat = recurrent()[1]
+    flat_graph = recurrent()[1]
     for name, inner in (("r", "r"), ("w", "w")):
-        flat.nodes[name] = nested.nodes["cell"].nodes[inner]
-    flat.nodes |= {name: nested.nodes[name] for name in ("fc", "out")}
+        flat_graph.nodes[name] = nested.nodes["cell"].nodes[inner]
+    flat_graph.nodes |= {name: nested.nodes[name] for name in ("fc", "out")}
     x = (RNG.random((8, 12, *shape)) < 0.4).astype(float)
-    expected, _ = run_graph(flat, x, DT)
+    expected, *_ = run_graph(flat_graph, x, DT)
     _, populations = read_populations(nested, DT)
     np.testing.assert_array_equal(run_floats(populations, x).spikes["cell.r"], expected["r"])
 
@@ -322,3 +365,79 @@ def test_padding_after_a_pool_is_exact_where_no_window_beyond_the_map_sees_anyth
     expected = F.conv2d(torch_pool(node, x)[None], weight, bias, padding=1)[0]
     _, [population] = read_populations(chain(tuple(x.shape), node, convolution, lif(tuple(expected.shape), 0.0)), DT)
     torch.testing.assert_close(apply(population, x), expected)
+
+
+HOSTILE = {
+    "the Output sums": lambda: net(ends((3,)) | {"w": linear(3, 3), "a": lif((3,)), "v": linear(3, 3), "b": lif((3,))},
+                                   "input>w w>a input>v v>b a>output b>output"),
+    "share a name": lambda: net(ends((3,)) | {"w": linear(3, 3), "c.r": lif((3,)), "c": inner(), "o": linear(2, 3)},
+                                "input>w w>c.r c.r>c c>o o>output"),
+    "says reset 'soft'": lambda: net(ends((3,)) | {"w": linear(3, 3), "c": inner(reset="soft")},
+                                     "input>w w>c c>output"),
+    "which has two dimensions": lambda: chain((2, 3, 6), conv1d(3, 2, 3), lif((3, 3, 4))),
+    "more than 16 deep|too many": lambda: nested(20),
+    "at most 256 are followed": lambda: diamonds(12),
+    "says the shape None": lambda: net({"input": nir.Input({"input": None}), "output": ends((1,))["output"],
+                                        "w": linear(3, 3), "a": lif((3,))}, "input>w w>a a>output"),
+    "one to three sizes": lambda: chain((0,), linear(3, 3), lif((3,))),
+    "too many nodes between two populations": lambda: chain((3,), *(nir.Scale(np.ones(3)) for _ in range(3000)),
+                                                            linear(3, 3), lif((3,))),
+    "its stride is": lambda: chain((2, 4, 4), conv(3, 2, 3, stride=(0, 1)), lif((3, 2, 2))),
+    "its dilation is": lambda: chain((2, 4, 4), conv(3, 2, 3, dilation=(0, 1)), lif((3, 2, 2))),
+    "its padding is": lambda: chain((2, 4, 4), conv(3, 2, 3, padding=(-1, 1)), lif((3, 2, 2))),
+    "with 2 groups does not fit": lambda: chain((4, 4, 4), conv(3, 2, 3, groups=2), lif((3, 2, 2))),
+    "its kernel_size is": lambda: chain((2, 4, 4), nir.SumPool2d(np.array([0, 2]), np.array([2, 2]), np.array([0, 0])),
+                                        lif((2, 2, 2))),
+    "it has 3 biases for 2 outputs": lambda: chain((3,), nir.Affine(np.ones((2, 3)), np.ones(3)), lif((2,))),
+    "reads 300000 flat values": lambda: chain((300_000,), lif((300_000,))),
+}  # fmt: skip
+
+
+def inner(**metadata):
+    graph = net(ends((3,)) | {"r": lif((3,)), "w": linear(3, 3)}, "input>w w>r r>output")
+    graph.metadata = metadata
+    return graph
+
+
+def nested(depth):
+    graph = inner()
+    for _ in range(depth):
+        graph = net(ends((3,)) | {"g": graph}, "input>g g>output")
+    return graph
+
+
+def diamonds(stages):
+    """Two ways through delays at every stage: twice the paths each time."""
+    nodes, edges, last = ends((3,)), "", "input"
+    for stage in range(stages):
+        for way in "ab":
+            nodes[f"{way}{stage}"] = steps_late(*(3 * [2**stage if way == "a" else 0]))
+        nodes[f"s{stage}"] = nir.Scale(np.ones(3))
+        edges += f"{last}>a{stage} {last}>b{stage} a{stage}>s{stage} b{stage}>s{stage} "
+        last = f"s{stage}"
+    return net(nodes | {"w": linear(3, 3), "n": lif((3,))}, f"{edges}{last}>w w>n n>output")
+
+
+@pytest.mark.parametrize("message", HOSTILE)
+def test_what_a_graph_cannot_mean_ends_in_one_clear_line(message):
+    with pytest.raises(ScaDeployError, match=message):
+        read_populations(HOSTILE[message](), DT)
+
+
+def test_paths_that_differ_in_a_factor_only_are_one():
+    nodes = (
+        ends((3,)) | {f"s{n}": nir.Scale(np.full(3, n + 1.0)) for n in range(4)} | {"w": linear(2, 3), "a": lif((2,))}
+    )
+    graph = net(nodes, "input>s0 input>s1 input>s2 input>s3 s0>w s1>w s2>w s3>w w>a a>output")
+    _, [population] = read_populations(graph, DT)
+    [path] = population.paths
+    gain = DT / np.float64(graph.nodes["a"].tau[0])
+    np.testing.assert_allclose(path.operator.weight, 10 * gain * graph.nodes["w"].weight, rtol=1e-6)
+
+
+def test_an_edge_that_a_file_repeats_counts_once():
+    graph = chain((3,), linear(2, 3), lif((2,)))
+    graph.edges += graph.edges
+    _, [population] = read_populations(graph, DT)
+    assert len(population.paths) == 1
+    np.testing.assert_allclose(population.paths[0].operator.weight, 0.5 * graph.nodes["n0"].weight, rtol=1e-6)

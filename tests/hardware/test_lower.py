@@ -11,7 +11,7 @@ from sca_deploy.hardware.frontend import read_populations
 from sca_deploy.hardware.lower import Rules, assemble, lower
 from sca_deploy.hardware.simulate import simulate
 from tests.hardware.nir_reference import run_graph
-from tests.hardware.test_frontend import DT, GRAPHS, RNG, chain, cuba, lif, linear, net, pool, residual
+from tests.hardware.test_frontend import DT, GRAPHS, RNG, chain, cuba, lif, linear, net, pool, residual, unfolded
 
 
 def graph(weight, bias, beta=0.5, threshold=1.0, readout=None):
@@ -135,10 +135,10 @@ def test_every_feature_gives_nearly_the_spikes_of_the_graph_run_node_by_node(fea
     shape, graph_ = GRAPHS[feature]()
     program = lower(graph_, dt=DT, steps=12, input_bits=0)
     x = (RNG.random((40, 12, *shape)) < 0.4).astype(np.uint8)
-    expected, _ = run_graph(graph_, x, DT)
+    expected, *_ = run_graph(unfolded(graph_), x, DT)
     run = simulate(program, x.reshape(40, 12, *program.input_shape), record=["spikes"])
     for name in expected:
-        if hasattr(graph_.nodes[name], "v_threshold"):
+        if hasattr(graph_.nodes.get(name), "v_threshold"):
             spikes = run.records[name]["spikes"].reshape(expected[name].shape)
             # 8 bits a weight move a potential across its threshold now and then, and one spike moves others.
             assert (spikes != expected[name]).mean() < 0.03, name
