@@ -8,6 +8,7 @@ or refuse is therefore written as the convolution that computes the same sums (s
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterator
 from dataclasses import replace
 from itertools import chain
@@ -39,9 +40,12 @@ def write_net(program: Program, path: str | Path) -> tuple[str, ...]:
         ScaDeployError: if the file cannot be written, or does not read back as written.
     """
     net, converted = plan_net(program)
+    content = io.BytesIO()
+    # HDF5 reports a full disk in ways of its own; through memory it is an OSError like any other.
+    with h5py.File(content, "w") as file:
+        _write(file, net)
     with atomic_path(path) as temporary:
-        with h5py.File(temporary, "w") as file:
-            _write(file, net)
+        temporary.write_bytes(content.getvalue())
         worst = net_difference(program, temporary)
         if worst:
             raise ScaDeployError(f"{path}: the file differs from the network by {worst} after writing")

@@ -44,6 +44,8 @@ from sca_deploy.hardware.program import (
 from sca_deploy.hardware.relays import with_relays
 
 WORST = "sums of the worst input"
+LEAK_ERROR = 0.1
+"""How far, as a share of it, a leak may be off by rounding it to 12 bits."""
 MIN_LEVELS = 2.0
 """A layer whose largest weight or threshold keeps fewer integer steps than this computes nothing useful."""
 
@@ -115,6 +117,7 @@ def lower_population(population: Population, rules: Rules, scale: float | None =
         ScaDeployError: if so few steps are left that rounding would decide what the layer computes.
     """
     neuron = population.neuron
+    _refuse_slow(population)
     largest, binding = largest_scale(population, rules)
     scale = largest if scale is None else scale
     if neuron.threshold is not None:
@@ -165,6 +168,19 @@ def _whole_threshold(threshold: float) -> int:
 
 def _integer_decay(keeps: float) -> int:
     return round((1.0 - keeps) * DECAY_ONE)
+
+
+def _refuse_slow(population: Population) -> None:
+    """Refuse decays so near to none that 12 bits make others of them."""
+    for what, keeps in (("potential", population.neuron.beta), ("current", population.neuron.alpha)):
+        exact = (1.0 - keeps) * DECAY_ONE
+        # float32 time constants leave a trace of a leak where none was meant.
+        if exact > 1e-3 and abs(_integer_decay(keeps) - exact) > LEAK_ERROR * exact:
+            raise ScaDeployError(
+                f"layer '{population.name}': its {what} loses {exact:.2f} / {DECAY_ONE} a step, the chip's 12 bits "
+                f"make {_integer_decay(keeps)} of it",
+                f"use a time constant below {DECAY_ONE * LEAK_ERROR * 2:.0f} steps, or no leak (IF)",
+            )
 
 
 def _overflow(

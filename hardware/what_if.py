@@ -35,7 +35,7 @@ class Kept:
         cores: that it takes; of dense layers a lower bound.
         compiler_like: that the compiler would take by the inferred rules.
         system: the smallest of the chip's systems that holds it, None if none does.
-        channels: of every layer, by name.
+        channels: of every hidden layer, by name.
     """
 
     keep: float
@@ -126,7 +126,7 @@ class _Narrowed:
             ours, compilers = self._cores(layer.name, channels)
             cores, compiler_like = cores + ours, compiler_like + compilers
         system = smallest_system(self.chip, cores)
-        names = {layer.name: channels[layer.name] for layer in self.program.layers}
+        names = {layer.name: channels[layer.name] for layer in self.program.layers if layer.name in self.hidden}
         return Kept(float(fraction), cores, compiler_like, system.name if system else None, names)
 
     def _channels(self, fraction: Fraction) -> dict[str, int]:

@@ -51,8 +51,8 @@ class Reading:
 class Artifact:
     """A network in whatever form the path holds; the other forms are derived when asked for.
 
-    `network_path` leads to all three; a loihi2 folder has a `graph_path` and a `program_path`; a `net_path`
-    leads to a Program only.
+    `network_path` leads to all three, a run's to the Program at `program_path`; a loihi2 folder has a `graph_path`
+    and a `program_path`; a `net_path` leads to a Program only.
     """
 
     path: Path
@@ -95,7 +95,7 @@ class Artifact:
             if self.reading != Reading():
                 raise UsageError(
                     f"{self.program_path} holds integers already",
-                    "--dt, --steps and --input-bits are for files of other tools",
+                    "--dt, --steps, --input-bits and --calibrate are for files of other tools",
                 )
             return Program.load(self.program_path)
         if self.graph is None:
@@ -114,6 +114,8 @@ class Artifact:
         return {choice.name: choice.chosen for choice in search_scales(shape, populations, rules, x)}
 
     def _net_program(self, path: Path) -> Program:
+        if self.reading.calibrate is not None:
+            raise UsageError(f"{path} holds integers already", "leave --calibrate out; it is for graphs of floats")
         if self.reading.dt is not None:
             raise UsageError(f"{path} holds decays a step, not time constants", "leave --dt out; it is for .nir files")
         bits, num_layers = self.reading.input_bits or 0, self.reading.num_layers
@@ -203,12 +205,23 @@ def _open_folder(place: Path, reading: Reading) -> Artifact:
     network = _newest_network(folder)
     program = folder / "program.npz"
     if network is not None:
-        return Artifact(folder, title, network_path=network, config=config, reading=reading)
+        # What was evaluated, exported and verified is the Program that the lower step wrote of this very network.
+        lowered = program if _lowered_from(folder, network) else None
+        return Artifact(folder, title, network_path=network, program_path=lowered, config=config, reading=reading)
     if program.exists():
         graph = folder / "network.nir"
         found = graph if graph.exists() else None
         return Artifact(folder, title, graph_path=found, program_path=program, config=config, reading=reading)
     raise ScaDeployError(f"{place} holds no network", "give a folder that run, train or export wrote")
+
+
+def _lowered_from(folder: Path, network: Path) -> bool:
+    """Whether the folder's program.npz was lowered from this network, as its manifest says."""
+    program, manifest = folder / "program.npz", folder / "manifest.json"
+    if network.name != "network.pt" or not (program.exists() and manifest.exists()):
+        return False
+    files = read_json(manifest).get("files", {})
+    return all(files.get(path.name) == sha256(path) for path in (network, program))
 
 
 def _newest_network(folder: Path) -> Path | None:

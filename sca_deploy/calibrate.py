@@ -15,6 +15,7 @@ import torch
 
 from sca_deploy.config import Config
 from sca_deploy.data import Dataset
+from sca_deploy.errors import ScaDeployError
 from sca_deploy.graph import DT, to_nir
 from sca_deploy.hardware.frontend import read_populations
 from sca_deploy.hardware.lower import Rules, lower
@@ -103,8 +104,11 @@ def _finetune(
     tuned.eval()  # batch-norms keep their statistics
     optimizer = torch.optim.Adam(tuned.parameters(), lr=config.train.lr * RATE)
     for epoch in range(config.lower.finetune):
-        _train_epoch(IntegerNetwork(tuned, lowered(tuned)), optimizer, config, dataset, epoch, step)
-        now = drop(tuned)
+        try:
+            _train_epoch(IntegerNetwork(tuned, lowered(tuned)), optimizer, config, dataset, epoch, step)
+            now = drop(tuned)
+        except ScaDeployError:  # its weights have grown too small for the scales
+            break
         if now < least:
             best, least = SpikingNetwork(network.spec), now
             best.load_state_dict({key: value.clone() for key, value in tuned.state_dict().items()})

@@ -166,7 +166,8 @@ def simulate(options: Options, source: Path, input_path: Path, record: str, outp
     recording.save(output, result)
     document = recording.summary(result)
     text = f"written: {output}\n" + "\n".join(
-        f"  {layer['name']}: {layer['spikes']:,} spikes (simulated)" for layer in document["layers"]
+        f"  {layer['name']}: {layer['spikes']:,} spikes, {layer['synops']:,} synaptic operations (simulated)"
+        for layer in document["layers"]
     )
     options.result(document, text)
 
@@ -230,7 +231,7 @@ def map_(
     target = _chip(artifact, chip)
     available(target, chips, system)  # an unknown system is said before anything is worked out
     mapping = map_program(artifact.program, target)
-    document = mapping.as_dict()
+    document = {"title": artifact.title, **mapping.as_dict()}
     text = mapping_table(document)
     if keep is not None or plot is not None:
         narrower = what_if(artifact.program, target, _fractions(keep))

@@ -7,7 +7,7 @@ from typing import Any
 from sca_deploy.errors import UsageError
 from sca_deploy.evaluate import BANDS, LABELS
 
-PRICED = {"energy_nj_per_sample": "energy", "step_time_ns": "step_time"}
+PRICED = {"energy_nj_per_sample": "energy", "static_energy_nj_per_sample": "static_energy", "step_time_ns": "step_time"}
 """Figures made with the chip file's prices, and the part of an evaluation that says how these are known."""
 
 
@@ -19,7 +19,8 @@ def compare(dense: dict[str, Any], pruned: dict[str, Any]) -> dict[str, Any]:
 
     Returns:
         {"dense", "pruned": figures, "ratio": of each figure or end of its band, None where dense has 0, "labels",
-        "evidence": of the prices behind a figure, "warnings": lines about each network}.
+        "evidence": of the prices behind a figure, "warnings": lines about each network, "lower_bound": whether the
+        cores of each are one}.
 
     Raises:
         UsageError: if they were not tested on the same number of samples and costed on the same chip, or one was
@@ -42,6 +43,7 @@ def compare(dense: dict[str, Any], pruned: dict[str, Any]) -> dict[str, Any]:
         "labels": LABELS,
         "evidence": {figure: pruned[part]["evidence"] for figure, part in PRICED.items()},
         "warnings": {"dense": dense["warnings"], "pruned": pruned["warnings"]},
+        "lower_bound": {"dense": dense["map"]["lower_bound"], "pruned": pruned["map"]["lower_bound"]},
     }
 
 

@@ -38,11 +38,13 @@ LABELS = {
     "synops_stored_per_sample": "simulated",
     "neuron_updates_per_sample": "simulated",
     "cores": "estimated",
+    "cores_compiler_like": "estimated",
     "synops_busiest_core_per_sample": "estimated",
     "messages_per_sample": "estimated",
     "hops_per_sample": "estimated",
     "step_time_ns": "estimated",
     "energy_nj_per_sample": "estimated",
+    "static_energy_nj_per_sample": "estimated",
 }
 """Where each figure comes from: counted or run, simulated bit for bit, or estimated from rules.
 
@@ -77,6 +79,7 @@ def evaluate(
     traffic = route(counts, routes(program, mapping, chip))
     cores = by_core(counts, mapping, traffic.fanout)
     energy, time = estimate(counts, chip, traffic), estimate_time(counts, cores, chip)
+    idle = static(chip, mapping.chips, time.sample)
     per_sample, sent = counts.per_sample, traffic.per_sample
     figures = {
         "parameters": parameters(graph),
@@ -90,11 +93,13 @@ def evaluate(
         "synops_stored_per_sample": per_sample["synops_stored"],
         "neuron_updates_per_sample": per_sample["updates"],
         "cores": mapping.cores,
+        "cores_compiler_like": mapping.compiler_like,
         "synops_busiest_core_per_sample": busiest(cores, "synops").synops / counts.samples,
         "messages_per_sample": sent["messages"],
         "hops_per_sample": sent["hops"],
         "step_time_ns": {band: getattr(time.step, band) for band in BANDS},
         "energy_nj_per_sample": {band: getattr(energy, band) for band in BANDS},
+        "static_energy_nj_per_sample": {band: getattr(idle, band) for band in BANDS},
     }
     return {
         "figures": figures,
@@ -105,7 +110,7 @@ def evaluate(
         "traffic": traffic.as_dict(),
         "map": mapping.as_dict(),
         "energy": energy.as_dict(),
-        "static_energy": asdict(static(chip, mapping.chips, time.sample)),
+        "static_energy": {**asdict(idle), "evidence": [idle.evidence]},
         "step_time": time.as_dict(),
     }
 

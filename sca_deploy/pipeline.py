@@ -195,9 +195,9 @@ def compact_arm(job: Job, arm: str) -> None:
     with job.console.progress(f"{arm}: calibrate", len(populations) + batches) as advance:
         calibrated = calibrate(small, job.config, job.dataset, advance)
     write_json(folder / "calibration.json", calibrated.report)
-    if calibrated.report.get("epochs"):
-        drops = "{drop_before:.2f} to {drop:.2f} points in {epochs} epochs".format(**calibrated.report)
-        job.console.say(f"{arm}: fine-tuned in integers, from a drop of {drops} (on training samples)")
+    if "drop" in calibrated.report:
+        said = "{drop_before:.2f} to {drop:.2f} points in {epochs} epochs".format(**calibrated.report)
+        job.console.say(f"{arm}: fine-tuning in integers took what the chip loses on training samples from {said}")
     extra = {"input_bits": job.inputs.bits, "checkpoint": sha256(checkpoint), "scales": calibrated.scales}
     save_network(folder / "network.pt", calibrated.network, **extra)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import numpy.typing as npt
 
 from sca_deploy.errors import ScaDeployError
 from sca_deploy.files import atomic_path
+from sca_deploy.hardware.counts import count
 from sca_deploy.hardware.program import Shape
 from sca_deploy.hardware.simulate import Simulation
 
@@ -53,7 +55,8 @@ def save(path: Path, run: Simulation) -> None:
 
 
 def summary(run: Simulation) -> dict[str, Any]:
-    """Samples, steps, spikes a layer, and the class with the largest read-out potential of each sample."""
-    layers = [{"name": layer.name, "spikes": int(run.messages[layer.name].sum())} for layer in run.program.layers]
+    """Samples, steps, what was counted a layer, and the class with the largest read-out potential of each sample."""
+    counts = count(run)
+    layers = [{"name": layer.name, **asdict(layer.tally)} for layer in counts.layers]
     predictions = None if run.readout is None else run.readout.argmax(1).tolist()
     return {"samples": run.samples, "steps": run.steps, "layers": layers, "predictions": predictions}

@@ -57,6 +57,8 @@ def exported_folder(source: Path) -> Path:
     Raises:
         ScaDeployError: if there is none.
     """
+    if source.is_file():
+        raise ScaDeployError(f"{source} is a file", "give a run, an arm, or a folder that export wrote")
     arm = arm_folder(source)
     for folder in (source, arm / "loihi2", arm / "lava"):
         if network_file(folder).is_file() and (folder / "program.npz").is_file():

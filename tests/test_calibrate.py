@@ -1,5 +1,6 @@
 """Calibration of a trained network on real digits, and fine-tuning in integers where they lose too much."""
 
+import copy
 from dataclasses import replace
 
 import numpy as np
@@ -80,3 +81,20 @@ def test_the_search_looks_at_training_samples_only(coarse):
     config, dataset, network = coarse
     blind = replace(dataset, test_x=np.zeros_like(dataset.test_x))
     assert calibrate(network, config, blind).scales == calibrate(network, config, dataset).scales
+
+
+def test_fine_tuning_that_makes_it_worse_leaves_the_network_as_it_was(coarse, monkeypatch):
+    config, dataset, network = coarse
+    with torch.no_grad():
+        network = copy.deepcopy(network)
+        network.layers["conv1"].weight[0, 0, 0, 0] /= 2
+
+    def wreck(integer, *_):
+        with torch.no_grad():
+            for parameter in integer.network.parameters():
+                parameter.neg_()
+
+    monkeypatch.setattr("sca_deploy.calibrate._train_epoch", wreck)
+    kept = calibrate(network, replace(config, lower=LowerConfig(finetune=2, max_drop=0.0)), dataset)
+    assert kept.report["drop"] == kept.report["drop_before"] > 0
+    assert kept.network is network

@@ -12,7 +12,7 @@ from sca_deploy.errors import UsageError
 from sca_deploy.evaluate import LABELS
 from sca_deploy.report.tables import comparison_table
 
-BANDS = {"step_time_ns", "energy_nj_per_sample"}
+BANDS = {"step_time_ns", "energy_nj_per_sample", "static_energy_nj_per_sample"}
 MASKED = "5 of 8 output channels have only zero weights (a 5): compact first, stored counts still charge them"
 
 
@@ -23,7 +23,8 @@ def evaluation(scale: float, chip: str = "loihi2", warnings: tuple[str, ...] = (
         figures[key] = {"low": figures[key] / 2, "typical": figures[key], "high": figures[key] * 4}
     figures["test_samples"] = 360
     priced = {"chip": chip, "evidence": ["inferred"]}
-    return {"figures": figures, "warnings": list(warnings), "energy": priced, "step_time": priced}
+    parts = {"energy": priced, "static_energy": priced, "step_time": priced, "map": {"lower_bound": scale == 1.0}}
+    return {"figures": figures, "warnings": list(warnings), **parts}
 
 
 def test_every_figure_but_the_test_set_has_a_ratio() -> None:
@@ -32,6 +33,13 @@ def test_every_figure_but_the_test_set_has_a_ratio() -> None:
     for key, ratio in document["ratio"].items():
         expected = dict.fromkeys(("low", "typical", "high"), 0.25) if key in BANDS else 0.25
         assert ratio == pytest.approx(expected), key
+
+
+def test_cores_that_are_a_lower_bound_are_marked() -> None:
+    document = compare(evaluation(1.0), evaluation(0.5))
+    assert document["lower_bound"] == {"dense": True, "pruned": False}
+    (row,) = (line for line in comparison_table(document).splitlines() if "neurocores" in line)
+    assert row.split()[1:4] == [">=", "1,010", "505"]
 
 
 def test_a_ratio_to_nothing_is_none_and_not_infinite() -> None:
@@ -47,7 +55,7 @@ def test_energy_and_time_say_that_their_prices_are_inferred() -> None:
     document = compare(evaluation(1.0), evaluation(0.5))
     assert document["evidence"] == {key: ["inferred"] for key in sorted(BANDS)}
     rows = [line for line in comparison_table(document).splitlines() if "prices" in line]
-    assert len(rows) == 2
+    assert len(rows) == 3
     assert all(row.endswith("estimated, prices inferred") for row in rows)
 
 

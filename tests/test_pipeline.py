@@ -33,8 +33,10 @@ FIGURES = {
     "hops_per_sample",
     "synops_busiest_core_per_sample",
     "step_time_ns",
+    "cores_compiler_like",
+    "static_energy_nj_per_sample",
 }
-BANDS = {"energy_nj_per_sample", "step_time_ns"}
+BANDS = {"energy_nj_per_sample", "static_energy_nj_per_sample", "step_time_ns"}
 
 
 @pytest.fixture(scope="module")

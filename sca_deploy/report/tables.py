@@ -23,13 +23,19 @@ _ROWS = {
     "synops_stored_per_sample": "  with stored zeros",
     "neuron_updates_per_sample": "neuron updates a sample",
     "cores": "neurocores",
+    "cores_compiler_like": "  as the compiler would split",
     "synops_busiest_core_per_sample": "synaptic operations of the busiest core",
     "messages_per_sample": "messages between cores a sample",
     "hops_per_sample": "  their hops from tile to tile",
     "step_time_ns": "time of a step",
-    "energy_nj_per_sample": "energy a sample",
+    "energy_nj_per_sample": "dynamic energy a sample",
+    "static_energy_nj_per_sample": "static energy a sample",
 }
-_UNITS = {"step_time_ns": ("us", 1e-3), "energy_nj_per_sample": ("nJ", 1.0)}
+_UNITS = {
+    "step_time_ns": ("us", 1e-3),
+    "energy_nj_per_sample": ("nJ", 1.0),
+    "static_energy_nj_per_sample": ("nJ", 1.0),
+}
 
 
 STEPS_SHOWN = 30
@@ -42,7 +48,11 @@ def comparison_table(document: dict[str, Any]) -> str:
     for key, title in _ROWS.items():
         dense, pruned, ratio = (document[side][key] for side in ("dense", "pruned", "ratio"))
         shown = ratio["typical"] if isinstance(ratio, dict) else ratio
-        rows.append((title, _cell(key, dense), _cell(key, pruned), _ratio(shown), _label(key, document["evidence"])))
+        cells = [_cell(key, dense), _cell(key, pruned)]
+        if key == "cores":
+            bounds = (document["lower_bound"][arm] for arm in ("dense", "pruned"))
+            cells = [f">= {cell}" if bound else cell for cell, bound in zip(cells, bounds, strict=True)]
+        rows.append((title, *cells, _ratio(shown), _label(key, document["evidence"])))
     samples = document["dense"]["test_samples"]
     shown = table(("", "dense", "pruned", "pruned / dense", ""), rows, f"{samples} test samples")
     lines = [f"warning: {arm}: {line}" for arm, found in document["warnings"].items() for line in found]
@@ -69,8 +79,8 @@ def mapping_table(document: dict[str, Any]) -> str:
     head = ("layer", "kind", "cores", "compiler-like", "neurons a core", "synapse words a core", "axons in")
     least = "at least " if document["lower_bound"] else ""
     title = (
-        f"{least}{document['cores']:,} cores of {document['chip']} (estimated), {document['compiler_like']:,} as the "
-        f"compiler would split (inferred); {_systems(document)}"
+        f"{document['title']}: {least}{document['cores']:,} cores of {document['chip']} (estimated), "
+        f"{document['compiler_like']:,} as the compiler would split (inferred); {_systems(document)}"
     )
     return table((*head, "room for", "a core less at", "binding"), rows, title)
 

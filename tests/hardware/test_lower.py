@@ -299,3 +299,15 @@ def test_delays_beyond_the_chips_are_refused_before_they_overflow():
     late = nir.Delay(np.array([0.0, (2**32 + 3) * DT, 0.0]))
     with pytest.raises(ScaDeployError, match="steps late"):
         lower(chain((3,), late, linear(2, 3), lif((2,))), dt=DT, steps=4, input_bits=0)
+
+
+@pytest.mark.parametrize(("tau", "refused"), [(800, False), (2800, True), (9000, True), (1e9, False)])
+def test_a_leak_that_12_bits_cannot_hold_is_refused(tau, refused):
+    graph_ = chain((3,), linear(2, 3), lif((2,), tau=tau * DT, r=tau))
+    if refused:
+        with pytest.raises(
+            ScaDeployError, match="layer 'n1': its potential loses .* the chip's 12 bits make [01] of it"
+        ):
+            lower(graph_, dt=DT, steps=4, input_bits=0)
+    else:
+        lower(graph_, dt=DT, steps=4, input_bits=0)

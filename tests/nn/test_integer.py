@@ -10,10 +10,12 @@ from hypothesis import strategies as st
 
 from sca_deploy.graph import DT, to_nir
 from sca_deploy.hardware.lower import lower
+from sca_deploy.hardware.program import INPUT, Dense, Layer
 from sca_deploy.hardware.simulate import simulate
-from sca_deploy.nn.integer import IntegerNetwork
+from sca_deploy.nn.integer import IntegerNetwork, _IntegerLIF, _rounded
 from sca_deploy.nn.network import SpikingNetwork
 from sca_deploy.nn.spec import NetworkSpec, parse_layers
+from sca_deploy.nn.surrogate import Sigmoid
 from sca_deploy.nn.zoo import layers_of
 from tests.networks import random_layers
 
@@ -114,3 +116,46 @@ def test_where_integers_are_fine_gradients_are_nearly_those_of_the_float_network
         gradients.append(torch.cat([p.grad.flatten() for p in network.parameters()]))
     assert torch.nn.functional.cosine_similarity(*gradients, dim=0) > 0.98
     assert 0.9 < gradients[1].norm() / gradients[0].norm() < 1.1
+
+
+def test_gradients_of_the_neuron_are_those_of_its_loop_through_time():
+    torch.manual_seed(0)
+    synapse = Dense(INPUT, np.full((30, 1), 2, np.int32))
+    layer = Layer("n", (30,), (synapse,), 205, 60, np.zeros(30, np.int32), scale=40.0)
+    current = (2.0 * torch.randint(-20, 40, (6, 5, 30))).requires_grad_()
+    wanted = torch.randn(6, 5, 30)
+    (_IntegerLIF.apply(current, 6, layer, Sigmoid(2.0)) * wanted).sum().backward()
+    ours, current.grad = current.grad, None
+    v, surrogate, total = torch.zeros(5, 30), Sigmoid(2.0), 0.0
+    for t in range(6):
+        v = (1 - 205 / 4096) * v + current[t] / 40
+        spikes = surrogate(v - 60 / 40)
+        total = total + (spikes * wanted[t]).sum()
+        v = v * (1 - spikes.detach())
+    total.backward()
+    torch.testing.assert_close(ours, current.grad, rtol=0.02, atol=1e-4)
+
+
+def test_what_is_clipped_has_no_gradient():
+    x = torch.tensor([-130.0, -126.6, 0.4, 127.0, 127.4], requires_grad=True)
+    rounded = _rounded(x, 127)
+    rounded.sum().backward()
+    assert rounded.tolist() == [-127, -127, 0, 127, 127]
+    assert x.grad.tolist() == [0, 1, 1, 1, 0]
+
+
+def test_a_potential_that_saturates_forgets_as_the_chips_does():
+    network = trained_looking([{"type": "flatten"}, {"type": "linear", "features": 2}, {"type": "if"},
+                               {"type": "linear", "features": 2}], (2, 30, 30))  # fmt: skip
+    with torch.no_grad():
+        network.layers["linear1"].weight[:] = torch.cat([-torch.ones(900), torch.ones(900)])
+        network.layers["linear2"].weight[:] = torch.eye(2)
+        for layer in ("linear1", "linear2"):
+            network.layers[layer].bias.zero_()
+    x = np.zeros((1, 4, 2, 30, 30), np.uint8)
+    x[:, :2, 0], x[:, 2:, 1] = 1, 1
+    readout, logits = chip_and_network(network, x, bits=0)
+    np.testing.assert_array_equal(logits, readout)
+    # In floats, two steps up only undo two steps down; on the chip, less was remembered.
+    assert readout.any()
+    assert not network(torch.from_numpy(x)).any()
