@@ -35,7 +35,8 @@ class Kept:
         cores: that it takes; of dense layers a lower bound.
         compiler_like: that the compiler would take by the inferred rules.
         system: the smallest of the chip's systems that holds it, None if none does.
-        channels: of every hidden layer, by name.
+        channels: of every layer, by name.
+        hidden: channels of the hidden layers together.
     """
 
     keep: float
@@ -43,15 +44,16 @@ class Kept:
     compiler_like: int
     system: str | None
     channels: dict[str, int]
+    hidden: int
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain data; `channels` is the sum over the layers."""
+        """Plain data; `channels` are those of the hidden layers together."""
         return {
             "keep": self.keep,
             "cores": self.cores,
             "compiler_like": self.compiler_like,
             "system": self.system,
-            "channels": sum(self.channels.values()),
+            "channels": self.hidden,
         }
 
 
@@ -126,8 +128,9 @@ class _Narrowed:
             ours, compilers = self._cores(layer.name, channels)
             cores, compiler_like = cores + ours, compiler_like + compilers
         system = smallest_system(self.chip, cores)
-        names = {layer.name: channels[layer.name] for layer in self.program.layers if layer.name in self.hidden}
-        return Kept(float(fraction), cores, compiler_like, system.name if system else None, names)
+        names = {layer.name: channels[layer.name] for layer in self.program.layers}
+        hidden = sum(names[name] for name in self.hidden)
+        return Kept(float(fraction), cores, compiler_like, system.name if system else None, names, hidden)
 
     def _channels(self, fraction: Fraction) -> dict[str, int]:
         channels = {INPUT: self.program.input_shape[0]}

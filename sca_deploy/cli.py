@@ -229,6 +229,8 @@ def map_(
 
     artifact = _open(source, flags)
     target = _chip(artifact, chip)
+    if plot is not None and plot.suffix != ".png":
+        raise UsageError(f"--plot {plot} does not end in .png", "only PNG pictures are made")
     available(target, chips, system)  # an unknown system is said before anything is worked out
     mapping = map_program(artifact.program, target)
     document = {"title": artifact.title, **mapping.as_dict()}

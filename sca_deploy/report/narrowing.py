@@ -21,9 +21,14 @@ def plot_what_if(path: Path, document: dict[str, Any]) -> None:
     # A step holds from its fraction down to the next one's, the last down to the smallest that was asked for.
     edges = [step["keep"] for step in steps] + [min((kept["keep"] for kept in asked), default=0.0)]
     figure, axes = plt.subplots(figsize=(8, 4.8), layout="constrained")
-    for key, colour, label in (("cores", BLUE, "cores, at least"), ("compiler_like", ORANGE, "as the compiler splits")):
+    curves = (
+        ("compiler_like", ORANGE, "-", "as the compiler would split (inferred)"),
+        ("cores", BLUE, "--", "cores, at least"),
+    )
+    for key, colour, style, label in curves:
         heights = [step[key] for step in steps]
-        axes.stairs(heights[::-1], edges[::-1], baseline=None, color=colour, linewidth=2, label=label)
+        # Dashed above the other where both are the same.
+        axes.stairs(heights[::-1], edges[::-1], baseline=None, color=colour, linewidth=2, linestyle=style, label=label)
     axes.plot([kept["keep"] for kept in asked], [kept["cores"] for kept in asked], "o", color=BLUE)
     axes.set(xlabel="fraction of channels kept", ylabel="cores", title=f"Cores of {document['chip']} (estimated)")
     axes.set_ylim(bottom=0)
