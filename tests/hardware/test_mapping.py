@@ -408,7 +408,8 @@ def test_a_million_neurons_are_mapped_and_routed_in_seconds() -> None:
 def test_the_table_marks_lower_bounds_and_names_the_binding_budget() -> None:
     text = mapping_table({"title": "net", **map_program(pilotnet(), load_chip("loihi2-2023")).as_dict()})
     title, _, *rows = text.splitlines()
-    assert title.startswith("net: at least 69 cores of loihi2-2023 (estimated), 74 as the compiler would split (inferred)")
+    cores = "net: at least 69 cores of loihi2-2023 (estimated), 74 as the compiler would split (inferred)"
+    assert title.startswith(cores)
     cells = {row.split()[0]: row for row in rows}
     assert re.search(r"^fc_0 +dense +>= 7 +12 +15 +10,240 +2,560 .*synapse_words 85 %$", cells["fc_0"])
     assert re.search(
