@@ -75,6 +75,17 @@ class Deployable:
     title: str = "network"
     chip: Chip | None = None
 
+    @property
+    def lowered(self) -> Program:
+        """The integer network, for exporters that need it.
+
+        Raises:
+            ScaDeployError: if there is none.
+        """
+        if self.program is None:
+            raise ScaDeployError(f"'{self.title}' was not lowered to integers", "give its steps and input bits")
+        return self.program
+
 
 @dataclass(frozen=True)
 class Check:

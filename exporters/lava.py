@@ -45,16 +45,14 @@ class LavaExporter:
     probes = False
 
     def export(self, deployable: Deployable, output: Path) -> Exported:
-        """Write the folder, re-read every file in it and compile its Python. `sca-deploy verify` runs it.
+        """Write the folder, and re-read every file in it. `sca-deploy verify` runs its Python.
 
         Raises:
             UsageError: if Lava's processes cannot hold the network; the layer and the limit are named.
             ScaDeployError: if the network was not lowered, or something else is in the way.
             Mismatch: if a file does not read back as it was written.
         """
-        program = deployable.program
-        if program is None:
-            raise ScaDeployError(f"'{deployable.title}' was not lowered to integers", "give its steps and input bits")
+        program = deployable.lowered
         refuse_to_replace(output, self.name, FILES)
         with atomic_folder(output) as folder:
             checks = [write_program(program, folder / "program.npz")]

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from sca_deploy.errors import ScaDeployError, UsageError
+from sca_deploy.errors import UsageError
 from sca_deploy.exporters import lava
 from sca_deploy.exporters.base import Check, Deployable, Exported
 from sca_deploy.exporters.netx import net_difference, write_net
@@ -90,9 +90,7 @@ class Loihi2Exporter:
             ScaDeployError: if the network was not lowered, or something else is in the way.
             Mismatch: if a file does not read back as it was written.
         """
-        program = deployable.program
-        if program is None:
-            raise ScaDeployError(f"'{deployable.title}' was not lowered to integers", "give its steps and input bits")
+        program = deployable.lowered
         lava.refuse_to_replace(output, self.name, FILES)
         chip = deployable.chip or load_chip("loihi2")
         mapping = map_program(program, chip)

@@ -22,6 +22,7 @@ from sca_deploy.hardware.frontend import Population
 from sca_deploy.hardware.lower import Rules, assemble, largest_scale, lower_population
 from sca_deploy.hardware.neurons import Population as Neurons
 from sca_deploy.hardware.program import ALIGNMENT_BITS, INPUT, Layer, Program, Shape
+from sca_deploy.hardware.simulate import input_tensor
 from sca_deploy.hardware.synapses import channels_last
 
 BELOW = tuple(float(share) for share in np.linspace(0.97, 0.55, 15))
@@ -68,7 +69,7 @@ def search_scales(
     """
     reference = run_floats(populations, x)
     program = assemble(input_shape, populations, rules)
-    known = {INPUT: _over_time(x, input_shape)}
+    known = {INPUT: input_tensor(x, input_shape)}
     choices = []
     for population in populations:
         trial = _Trial(program, population, known, x.shape, reference)
@@ -121,9 +122,3 @@ class _Trial:
                 return float((spikes.bool() != self._spikes).double().mean()), spikes
             error = last.double() / (layer.scale * (1 << ALIGNMENT_BITS)) - self._final
             return float(error.abs().mean() / (self._final.std() + 1e-12)), spikes
-
-
-def _over_time(x: npt.NDArray[np.generic], shape: Shape) -> torch.Tensor:
-    """(steps, samples, neurons) in the order in which the simulator keeps a map."""
-    flat = x.reshape(*x.shape[:2], -1)[..., channels_last(shape)]
-    return torch.from_numpy(np.ascontiguousarray(flat.swapaxes(0, 1), dtype=np.float32))

@@ -252,7 +252,7 @@ def _in_threads(work: Callable[[slice], Sent], chunks: Iterator[slice]) -> Itera
 def _run_chunk(run: Simulation, populations: list[Population], x: npt.NDArray[np.generic], chunk: slice) -> Sent:
     """All layers for some samples: what every source sent, messages and payload, in (H, W, C) order."""
     program, samples = run.program, chunk.stop - chunk.start
-    values = _input_tensor(x[chunk], program.input_shape)
+    values = input_tensor(x[chunk], program.input_shape)
     sent: Sent = {}
     if not program.injected:
         sent[INPUT] = _count(values, program.input_max, run.steps)
@@ -281,7 +281,7 @@ def _count(values: torch.Tensor, largest: int, steps: int) -> tuple[Int64, Int64
     return torch.count_nonzero(values, (0, 1)).numpy() * repeats, payload
 
 
-def _input_tensor(x: npt.NDArray[np.generic], shape: Shape) -> torch.Tensor:
+def input_tensor(x: npt.NDArray[np.generic], shape: Shape) -> torch.Tensor:
     """(steps, samples, neurons) float32; one step only where every step is the same memory."""
     x = _once(x).swapaxes(0, 1)
     if len(shape) == 3:

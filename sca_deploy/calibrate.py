@@ -6,6 +6,7 @@ Only training samples are looked at. Fine-tuning trains the float parameters thr
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -99,9 +100,7 @@ def _finetune(
     report |= {"drop_before": least, "drop": least, "epochs": 0, "measured_on": len(x)}
     if least <= limit:
         return network
-    tuned = SpikingNetwork(network.spec)
-    tuned.load_state_dict(network.state_dict())
-    tuned.eval()  # batch-norms keep their statistics
+    tuned = copy.deepcopy(network).eval()  # batch-norms keep their statistics
     optimizer = torch.optim.Adam(tuned.parameters(), lr=config.train.lr * RATE)
     for epoch in range(config.lower.finetune):
         try:
@@ -110,9 +109,7 @@ def _finetune(
         except ScaDeployError:  # its weights have grown too small for the scales
             break
         if now < least:
-            best, least = SpikingNetwork(network.spec), now
-            best.load_state_dict({key: value.clone() for key, value in tuned.state_dict().items()})
-            best.eval()
+            best, least = copy.deepcopy(tuned), now
         report |= {"drop": least, "epochs": epoch + 1}
         if least <= limit:
             break

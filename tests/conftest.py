@@ -1,5 +1,6 @@
 """What every test shares: patience on a busy machine, and the package as a user would have installed it."""
 
+import importlib.util
 import os
 import shutil
 import subprocess
@@ -11,10 +12,17 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
+from sca_deploy.hardware.lava.client import PYTHON_VARIABLE
+
 ROOT = Path(__file__).resolve().parents[1]
 
 settings.register_profile("patient", deadline=None)
 settings.load_profile("patient")
+
+
+needs_lava = pytest.mark.skipif(
+    PYTHON_VARIABLE not in os.environ and importlib.util.find_spec("lava") is None, reason="Lava is not installed"
+)
 
 
 @pytest.fixture(scope="session")

@@ -1,9 +1,7 @@
 """The folder of Python that builds a network from Lava's processes. Running it is tests/hardware/test_lava.py."""
 
 import ast
-import importlib.util
 import json
-import os
 
 import numpy as np
 import pytest
@@ -12,14 +10,10 @@ from sca_deploy.errors import Mismatch, ScaDeployError, UsageError
 from sca_deploy.exporters.base import Deployable, exporter
 from sca_deploy.exporters.lava import check_processes, write_processes
 from sca_deploy.files import sha256
-from sca_deploy.hardware.lava.client import PYTHON_VARIABLE
 from sca_deploy.hardware.program import INPUT, Conv, Dense, Layer, Program
 from sca_deploy.recording import load_input
 from sca_deploy.verification import exported_folder, verify_source
-
-needs_lava = pytest.mark.skipif(
-    PYTHON_VARIABLE not in os.environ and importlib.util.find_spec("lava") is None, reason="Lava is not installed"
-)
+from tests.conftest import needs_lava
 
 
 def weights(*shape):

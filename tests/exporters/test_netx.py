@@ -1,8 +1,6 @@
 """The `.net` file: what is in it, what it refuses, and that netx computes with the numbers that were written."""
 
-import importlib.util
 import json
-import os
 import subprocess
 from dataclasses import replace
 
@@ -17,11 +15,7 @@ from sca_deploy.exporters.netx_weights import shift_up
 from sca_deploy.hardware.lava import client
 from sca_deploy.hardware.program import INPUT, NEVER, Conv, Dense, Layer, Program
 from sca_deploy.hardware.simulate import simulate
-
-needs_lava = pytest.mark.skipif(
-    client.PYTHON_VARIABLE not in os.environ and importlib.util.find_spec("lava") is None,
-    reason="Lava is not installed",
-)
+from tests.conftest import needs_lava
 
 
 def even(*shape, seed=0, low=-80, high=90):

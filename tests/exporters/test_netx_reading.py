@@ -3,9 +3,7 @@
 The files are made here as lava-dl makes them: weights in floats, strings of variable length, scalars.
 """
 
-import importlib.util
 import logging
-import os
 import struct
 import subprocess
 import sys
@@ -20,11 +18,7 @@ from sca_deploy.exporters.netx import read_net, read_program
 from sca_deploy.hardware.lava import client
 from sca_deploy.hardware.program import INPUT, NEVER, THRESHOLD_MAX, Conv
 from sca_deploy.hardware.simulate import simulate
-
-needs_lava = pytest.mark.skipif(
-    client.PYTHON_VARIABLE not in os.environ and importlib.util.find_spec("lava") is None,
-    reason="Lava is not installed",
-)
+from tests.conftest import needs_lava
 
 
 def weights(*shape, seed=0, low=-60, high=100):

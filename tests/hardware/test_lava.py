@@ -4,8 +4,6 @@ The tests that run Lava need it in this interpreter, or in the one SCA_DEPLOY_LA
 """
 
 import ast
-import importlib.util
-import os
 import subprocess
 import venv
 from functools import partial
@@ -21,11 +19,8 @@ from sca_deploy.hardware.lava import client
 from sca_deploy.hardware.lava.client import PYTHON_VARIABLE, lava_versions, run_lava
 from sca_deploy.hardware.lava.compare import verify
 from sca_deploy.hardware.program import BIAS_MAX, BIAS_MIN, INPUT, THRESHOLD_MAX, WAIT_MAX, Conv, Dense, Layer, Program
+from tests.conftest import needs_lava
 from tests.hardware.programs import programs
-
-needs_lava = pytest.mark.skipif(
-    PYTHON_VARIABLE not in os.environ and importlib.util.find_spec("lava") is None, reason="Lava is not installed"
-)
 
 # The equations of Lava's neurons and synapses, layers aligned, in plain 64-bit integers.
 

@@ -3,7 +3,6 @@
 The tests run Lava in this interpreter, or in the one SCA_DEPLOY_LAVA_PYTHON names.
 """
 
-import importlib.util
 import os
 import shlex
 import shutil
@@ -22,13 +21,11 @@ from sca_deploy.errors import ScaDeployError
 from sca_deploy.exporters.lava import write_processes
 from sca_deploy.exporters.netx import write_net
 from sca_deploy.hardware.lava import client
-from sca_deploy.hardware.lava.client import PYTHON_VARIABLE, run_lava
+from sca_deploy.hardware.lava.client import run_lava
 from sca_deploy.hardware.program import INPUT, Dense, Layer, Program
+from tests.conftest import needs_lava
 
 linux = pytest.mark.skipif(not Path("/proc/self/cmdline").exists(), reason="looks at /proc")
-needs_lava = pytest.mark.skipif(
-    PYTHON_VARIABLE not in os.environ and importlib.util.find_spec("lava") is None, reason="Lava is not installed"
-)
 
 
 def small():

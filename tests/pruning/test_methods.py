@@ -3,7 +3,6 @@
 The comparison with Lava needs it in this interpreter, or in the one SCA_DEPLOY_LAVA_PYTHON names.
 """
 
-import importlib.util
 import json
 import os
 import pkgutil
@@ -18,18 +17,14 @@ from sca_deploy.config import Config, DataConfig, NetworkConfig, PruneConfig, Tr
 from sca_deploy.console import Console
 from sca_deploy.errors import UsageError
 from sca_deploy.exporters.base import exporter
-from sca_deploy.hardware.lava.client import PYTHON_VARIABLE
 from sca_deploy.hardware.lava.compare import verify
 from sca_deploy.pipeline import Job, deployable, make_arm, start
 from sca_deploy.pruning import methods as package
 from sca_deploy.pruning.method import Method, method, methods
 from sca_deploy.pruning.methods.sca import SCA
 from sca_deploy.train import read_log, train
-from tests.conftest import run_python
+from tests.conftest import needs_lava, run_python
 
-needs_lava = pytest.mark.skipif(
-    PYTHON_VARIABLE not in os.environ and importlib.util.find_spec("lava") is None, reason="Lava is not installed"
-)
 CHANNELS, UNSTRUCTURED = (
     ["sca", "criticality-structured", "slimming", "random"],
     ["criticality-unstructured", "magnitude", "granet", "rigl"],
