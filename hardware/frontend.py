@@ -8,7 +8,7 @@ What a chip cannot do is refused by the name of the node.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import nir
@@ -16,6 +16,7 @@ import numpy as np
 
 from sca_deploy.errors import ScaDeployError
 from sca_deploy.hardware.euler import NEURONS, Neuron, discrete, refuse
+from sca_deploy.hardware.flattening import flattened
 from sca_deploy.hardware.operators import FloatArray, Operator, identity, reading
 from sca_deploy.hardware.program import INPUT, Shape
 from sca_deploy.hardware.values import Delays, Term, Value, folded, leaving, merged, spikes_of
@@ -26,8 +27,6 @@ PATHS_MAX = 256
 """Paths that may meet in a node; a graph can double them with every node."""
 FLAT_MAX = 4096
 """Neurons that read flat values one by one; the chip has no cheaper synapse for that than a matrix."""
-DEPTH_MAX = 16
-"""Graphs inside graphs are followed this deep; deeper ones hold themselves."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,7 +71,8 @@ class _Reader:
     """Follows the edges back from the output and from every population it meets."""
 
     def __init__(self, graph: nir.NIRGraph, dt: float) -> None:
-        self._nodes, edges = _flattened(graph)
+        self._ties_fire = _ties_fire(graph)
+        self._nodes, edges = flattened(graph)
         edges = list(dict.fromkeys(edges))  # edges are a set, whatever a file repeats
         self._dt = dt
         self._sources: dict[str, list[str]] = {name: [] for name in self._nodes}
@@ -154,6 +154,8 @@ class _Reader:
         if value.shape != self._shapes[name]:
             raise refuse(name, node, f"it has neurons of shape {self._shapes[name]} and reads {value.shape}")
         neuron = discrete(name, node, self._dt)
+        if self._ties_fire and neuron.threshold is not None:
+            neuron = replace(neuron, threshold=float(np.nextafter(neuron.threshold, 0.0)))
         if neuron.alpha and value.bias.any():
             raise refuse(
                 name,
@@ -216,43 +218,29 @@ class _Reader:
         return target in seen
 
 
-def _flattened(graph: nir.NIRGraph, depth: int = 0) -> tuple[dict[str, nir.NIRNode], list[tuple[str, str]]]:
-    """Nodes and edges with the graphs inside the graph taken apart: their nodes are called `<graph>.<node>`."""
-    if depth > DEPTH_MAX:
-        raise ScaDeployError(f"the graph holds graphs inside graphs more than {DEPTH_MAX} deep")
-    reset = graph.metadata.get("reset", "hard")
-    if reset != "hard":
+def _ties_fire(graph: nir.NIRGraph) -> bool:
+    """Whether a potential equal to the threshold fires; what else the graph says of its neurons must be the chip's.
+
+    Raises:
+        ScaDeployError: if it resets otherwise, fires several times a step or clamps its potentials.
+    """
+    for node in graph.nodes.values():
+        if isinstance(node, nir.NIRGraph):
+            _ties_fire(node)
+    said = {"reset": "hard", "multi_spike": 0, "clamp": None, "tie": "gt"} | graph.metadata
+    if said["reset"] != "hard":
         raise ScaDeployError(
-            f"the graph says reset '{reset}'; the chip's neurons reset to zero and no microcode for another is public",
-            "train or convert the network with a hard reset to 0",
+            f"the graph says reset '{said['reset']}'; the chip's neurons reset to zero and no microcode for another "
+            "is public",
+            "bring it with --reset hard, and fine-tune it: sca-deploy prune FILE --reset hard --data SET --epochs 5",
         )
-    nodes: dict[str, nir.NIRNode] = {}
-    edges = list(graph.edges)
-    for name, node in graph.nodes.items():
-        if not isinstance(node, nir.NIRGraph):
-            nodes[name] = node
-            continue
-        inside, inner_edges = _flattened(node, depth + 1)
-        ends = {kind: [n for n, child in inside.items() if isinstance(child, kind)] for kind in (nir.Input, nir.Output)}
-        if any(len(found) != 1 for found in ends.values()):
-            raise refuse(name, node, "a graph inside the graph needs one Input and one Output")
-        (entry,), (leaving,) = ends[nir.Input], ends[nir.Output]
-        before = [source for source, target in edges if target == name]
-        after = [target for source, target in edges if source == name]
-        edges = [edge for edge in edges if name not in edge]
-        into = [target for source, target in inner_edges if source == entry and target != leaving]
-        out = [source for source, target in inner_edges if target == leaving and source != entry]
-        if (entry, leaving) in inner_edges:
-            edges += [(source, target) for source in before for target in after]
-        edges += [(source, f"{name}.{target}") for source in before for target in into]
-        edges += [(f"{name}.{a}", f"{name}.{b}") for a, b in inner_edges if a != entry and b != leaving]
-        edges += [(f"{name}.{source}", target) for source in out for target in after]
-        for inner, child in inside.items():
-            if f"{name}.{inner}" in graph.nodes:
-                raise refuse(name, node, f"its node '{inner}' and the node '{name}.{inner}' beside it share a name")
-            if inner not in (entry, leaving):
-                nodes[f"{name}.{inner}"] = child
-    return nodes, edges
+    for key in ("multi_spike", "clamp"):
+        if said[key]:
+            raise ScaDeployError(
+                f"the graph says {key} '{said[key]}', which the chip's neurons cannot do",
+                "bring it with --reset hard --clamp none",
+            )
+    return bool(said["tie"] == "ge")
 
 
 def _feeding(name: str, value: Value, neuron: Neuron) -> Population:
