@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     import nir
 
     from sca_deploy.hardware.chip import Chip
+    from sca_deploy.hardware.dynamics import Dynamics
     from sca_deploy.hardware.program import Program
 
 GROUP = "sca_deploy.exporters"
@@ -65,6 +66,7 @@ class Deployable:
         manifest: versions, seed, hashes; plain JSON values, copied into what is written.
         title: what the network is called.
         chip: the chip it is for, whose limits a chip's exporter checks; None where that does not matter.
+        dynamics: what the graph's neurons do between its equations; None for NIR's own, a hard reset at `dt`.
     """
 
     graph: nir.NIRGraph
@@ -74,6 +76,7 @@ class Deployable:
     manifest: Mapping[str, Any] = field(default_factory=dict)
     title: str = "network"
     chip: Chip | None = None
+    dynamics: Dynamics | None = None
 
     @property
     def lowered(self) -> Program:

@@ -6,7 +6,8 @@ is one `ScaDeployError` that names the member.
 
 from __future__ import annotations
 
-import struct
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import h5py
@@ -14,16 +15,25 @@ import numpy as np
 import numpy.typing as npt
 
 from sca_deploy.errors import ScaDeployError
+from sca_deploy.exporters.hdf5_groups import check_groups
+from sca_deploy.exporters.hdf5_storage import check_storage, heap_strings, values_of
 from sca_deploy.hardware.program import IntArray
 
 VALUES_MAX = 1 << 28
 """A dataset that claims more values than this is not read."""
 TEXT_MAX = 64
 """The longest string that is shown or compared; the names of layers and neurons are shorter."""
-_HEAP_MAX = 1 << 20
-_REFERENCE = struct.Struct("<IQI")
-_HEAP = struct.Struct("<4sB3xQ")
-_HEAP_OBJECT = struct.Struct("<H6xQ")
+
+
+def opened(path: str | Path) -> h5py.File:
+    """A file for reading, whose groups are whole.
+
+    Raises:
+        ScaDeployError: if it is not HDF5, or its groups are damaged.
+        FileNotFoundError: if there is no file.
+    """
+    check_groups(path)
+    return h5py.File(path, "r")
 
 
 def has(group: h5py.Group, name: str) -> bool:
@@ -31,9 +41,50 @@ def has(group: h5py.Group, name: str) -> bool:
     return group.get(name, getlink=True) is not None
 
 
+def members(group: h5py.Group, most: int) -> list[str]:
+    """The names of all members, none of which is a link.
+
+    Raises:
+        ScaDeployError: if there are more than `most`, one is a link, or a name is not text.
+    """
+    if len(group) > most:
+        raise ScaDeployError(f"{group.name} holds {len(group)} members, more than {most}")
+    names = list(group)
+    for name in names:
+        if any(0xD800 <= ord(letter) < 0xE000 for letter in name):
+            raise ScaDeployError(f"{group.name} has a member whose name {name!a} is not text")
+        if not isinstance(group.get(name, getlink=True), h5py.HardLink):
+            raise ScaDeployError(f"{_path(group, name)} is a link", "export it again, all in one file")
+    return names
+
+
+def is_group(group: h5py.Group, name: str) -> bool:
+    """Whether the member is a group; a link is followed by nobody, and refused."""
+    return isinstance(_member(group, name, object), h5py.Group)
+
+
+def is_text(group: h5py.Group, name: str) -> bool:
+    """Whether the member is a dataset of strings."""
+    return h5py.check_string_dtype(_dataset(group, name).dtype) is not None
+
+
+def identity(group: h5py.Group) -> tuple[int, int]:
+    """What tells a group from every other, by whichever name it was reached."""
+    found = h5py.h5o.get_info(group.id)
+    return found.fileno, found.addr
+
+
 def group_of(group: h5py.Group, name: str) -> h5py.Group:
     """The group of that name."""
     return _member(group, name, h5py.Group)
+
+
+def numbers(group: h5py.Group, name: str) -> npt.NDArray[Any]:
+    """A dataset of integers or floats as they are stored, in this machine's byte order."""
+    array = _array(_dataset(group, name))
+    if array.dtype.kind not in "iufb":
+        raise ScaDeployError(f"{_path(group, name)} has type {array.dtype}, expected numbers")
+    return array.astype(array.dtype.newbyteorder("="), copy=False)
 
 
 def integers(group: h5py.Group, name: str) -> IntArray:
@@ -65,36 +116,35 @@ def integer(group: h5py.Group, name: str, low: int, high: int, default: int | No
 def text(group: h5py.Group, name: str) -> str:
     """One string, of fixed or variable length; at most TEXT_MAX characters of it."""
     dataset = _dataset(group, name)
-    kind = h5py.check_string_dtype(dataset.dtype)
-    if kind is None or dataset.size != 1:
+    if h5py.check_string_dtype(dataset.dtype) is None or dataset.size != 1:
         raise ScaDeployError(f"{_path(group, name)} is not one string")
-    value = _heap_string(dataset) if kind.length is None else _array(dataset).reshape(-1)[0]
-    return bytes(value[:TEXT_MAX]).decode("ascii", "replace")
+    return next(_encoded(dataset))[:TEXT_MAX].decode("ascii", "replace")
 
 
-def _heap_string(dataset: h5py.Dataset) -> bytes:
-    """A string of variable length, taken from the file's global heap by hand.
+def strings(group: h5py.Group, name: str) -> npt.NDArray[np.object_]:
+    """Strings in the shape of their dataset, whole.
 
-    In a damaged heap libhdf5 can go round for ever. The dataset holds length, heap address and object number; the
-    heap is a sequence of objects with number, size and bytes (HDF5 File Format Specification 3.0, III.E).
+    Raises:
+        ScaDeployError: if they are not strings, or not UTF-8.
     """
-    place, sizes = dataset.id.get_offset(), dataset.file.id.get_create_plist().get_sizes()
-    if place is None or sizes != (8, 8):
-        raise ScaDeployError(f"{dataset.name} is not stored as one plain string")
-    with open(dataset.file.filename, "rb") as stream:
-        stream.seek(place)
-        length, address, wanted = _REFERENCE.unpack(stream.read(_REFERENCE.size))
-        stream.seek(dataset.file.userblock_size + address)
-        signature, _, size = _HEAP.unpack(stream.read(_HEAP.size))
-        heap = stream.read(min(size, _HEAP_MAX)) if signature == b"GCOL" else b""
-    position = 0
-    while position + _HEAP_OBJECT.size <= len(heap):
-        number, size = _HEAP_OBJECT.unpack_from(heap, position)
-        position += _HEAP_OBJECT.size
-        if number == wanted:
-            return heap[position : position + min(length, size)]
-        position += -(-size // 8) * 8
-    raise ScaDeployError(f"{dataset.name} names a string that is not in the file")
+    dataset = _dataset(group, name)
+    if h5py.check_string_dtype(dataset.dtype) is None:
+        raise ScaDeployError(f"{_path(group, name)} has type {dataset.dtype}, expected strings")
+    found = np.empty(dataset.shape, object)
+    for index, value in enumerate(_encoded(dataset)):
+        try:
+            found.flat[index] = value.decode()
+        except UnicodeDecodeError as error:
+            raise ScaDeployError(f"{_path(group, name)} holds {value[:TEXT_MAX]!r}, which is not UTF-8") from error
+    return found
+
+
+def _encoded(dataset: h5py.Dataset) -> Iterator[bytes]:
+    kind = h5py.check_string_dtype(dataset.dtype)
+    if kind is not None and kind.length is None:
+        yield from heap_strings(dataset)
+    else:
+        yield from (bytes(value) for value in _array(dataset).reshape(-1))
 
 
 def _path(group: h5py.Group, name: str) -> str:
@@ -112,15 +162,14 @@ def _member(group: h5py.Group, name: str, kind: type) -> Any:
 
 def _dataset(group: h5py.Group, name: str) -> h5py.Dataset:
     dataset = _member(group, name, h5py.Dataset)
-    if dataset.external or dataset.is_virtual:
-        raise ScaDeployError(f"{dataset.name} keeps its data outside the file", "export it again")
     if dataset.size is None or dataset.size > VALUES_MAX:
         raise ScaDeployError(f"{dataset.name} claims {dataset.size} values, more than {VALUES_MAX}")
+    check_storage(dataset)
     return dataset
 
 
 def _array(dataset: h5py.Dataset) -> npt.NDArray[Any]:
     if dataset.dtype.kind not in "iufbS":
-        # Objects of variable length lie in the heap; see `_heap_string`.
-        raise ScaDeployError(f"{dataset.name} has type {dataset.dtype}, expected integers")
-    return np.asarray(dataset[()])
+        # Objects of variable length lie in the heap; see `heap_strings`.
+        raise ScaDeployError(f"{dataset.name} has type {dataset.dtype}, expected plain numbers")
+    return values_of(dataset)

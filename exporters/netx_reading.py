@@ -18,7 +18,7 @@ import h5py
 import numpy as np
 
 from sca_deploy.errors import ScaDeployError, UsageError
-from sca_deploy.exporters.hdf5_members import VALUES_MAX, group_of, has, integer, integers, text
+from sca_deploy.exporters.hdf5_members import VALUES_MAX, group_of, has, integer, integers, opened, text
 from sca_deploy.exporters.netx_weights import clipped_by_netx, shift_up, survives_netx
 from sca_deploy.hardware.lava.geometry import GEOMETRY_MAX
 from sca_deploy.hardware.program import (
@@ -120,7 +120,7 @@ def read_net(path: str | Path, *, num_layers: int | None = None) -> NetFile:
     if num_layers is not None and num_layers < 1:
         raise UsageError(f"num_layers is {num_layers}, a network has 1 or more")
     try:
-        with h5py.File(path, "r") as file:
+        with opened(path) as file:
             return _read(group_of(file, "layer"), num_layers)
     except ScaDeployError as error:
         raise ScaDeployError(f"{path}: {error.problem}", error.fix) from error

@@ -1,16 +1,9 @@
-"""NIR, written in the one way that its readers take alike, and read back.
+"""NIR, written the way its readers take it, and read back.
 
 NIR (Pedersen et al. 2024, "Neuromorphic intermediate representation", Nature Communications 15) fixes the equations
-but not the time step, and its readers differ in what they honour. The portable profile is what norse 1.1,
-snntorch 1.0 and spikingjelly 2.0 execute alike:
-
-- LIF: tau dv/dt = v_leak - v + R i with R = 1, v_leak = 0, hard reset to 0. One Euler step of dt is
-  v = beta v + (1 - beta) i with beta = 1 - dt / tau, so weights and biases carry the factor 1 / (1 - beta).
-  spikingjelly takes no tau of one step or less, so not the memoryless neurons (tau = dt) of a max-pooling.
-- IF: dv/dt = R i with R = 1 / dt, so one Euler step adds the input exactly; norse, which ignores R, does the same.
-  snntorch takes no IF of this kind.
-- dt is 1e-4 s (snntorch knows no other), parameters are float32 and the same for every neuron of a layer.
-- no groups, square kernels, unpadded sum-pooling, Flatten(-3, -1): the rest is refused or misread by some reader.
+but not the time step, and its readers differ in what they honour. So a graph is rewritten into a profile, by
+default the portable one (`profiles.portable`), which norse 1.1, snntorch 1.0 and spikingjelly 2.0 execute alike. What
+a rewriting must not change is run before and after; a graph that is within its profile is written as it is.
 """
 
 from __future__ import annotations
@@ -18,8 +11,6 @@ from __future__ import annotations
 import copy
 import io
 import json
-import re
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -28,16 +19,27 @@ import numpy as np
 
 from sca_deploy.errors import Mismatch, ScaDeployError
 from sca_deploy.exporters.base import Check, Deployable, Exported
+from sca_deploy.exporters.profiles.comparison import Difference, difference
+from sca_deploy.exporters.profiles.rewriting import Rewritten, rewritten
+from sca_deploy.exporters.profiles.rules import check_portable, projections
 from sca_deploy.files import atomic_path
+from sca_deploy.hardware.dynamics import Dynamics
 
-PORTABLE_DT = 1e-4
-PORTABLE_NODES = ("Input", "Conv2d", "SumPool2d", "Flatten", "Affine", "LIF", "IF", "Output")
+__all__ = ["NirExporter", "check_portable", "largest_difference", "topological_order", "write_nir"]
 
-Problems = Iterator[str]
+SHARE_MAX = 1e-4
+"""Of the spikes, what single precision may turn in a rewriting that is exact otherwise."""
+OUTPUT_MAX = 1e-3
+"""Of the largest value, what the Output may differ by where no spike does."""
 
 
 class NirExporter:
-    """Writes `.nir` files (HDF5)."""
+    """Writes `.nir` files (HDF5).
+
+    Args:
+        profile: whose readers it is for; one of `profiles.rewriting.PROFILES`.
+        allow_lossy: write the nearest where the network cannot be carried, and say how many spikes differ.
+    """
 
     name = "nir"
     summary = "NIR graph of floats for norse, snntorch, spikingjelly and other NIR readers"
@@ -45,26 +47,80 @@ class NirExporter:
     integers = False
     probes = False
 
+    def __init__(self, profile: str = "portable", allow_lossy: bool = False) -> None:
+        self._profile, self._allow_lossy = profile, allow_lossy
+
     def export(self, deployable: Deployable, output: Path) -> Exported:
-        """Write the graph, read it back and compare every array, edge and metadata value.
+        """Rewrite the graph, run both, write it, read it back and compare every array, edge and metadata value.
 
         Raises:
-            ScaDeployError: if the graph is outside the portable profile, or cannot be written.
-            Mismatch: if the file read back is not the graph given.
+            ScaDeployError: if the profile cannot carry the graph, or the file cannot be written.
+            UsageError: if there is no such profile.
+            Mismatch: if the rewriting changes spikes it should not, or the file read back is not the graph written.
         """
-        check_portable(deployable.graph, deployable.dt)
-        within = Check("portable profile", None, f"all {len(deployable.graph.nodes)} nodes are within it")
-        return Exported(self.name, output, (within, write_nir(deployable, output)))
+        dynamics = deployable.dynamics or Dynamics(deployable.dt)
+        made = rewritten(deployable.graph, dynamics, self._profile, self._allow_lossy)
+        within = f"all {len(made.graph.nodes)} nodes are within it"
+        checks = [Check(f"{self._profile} profile", None, within)]
+        sums = projections(made.graph)
+        if self._profile == "portable" and sums:
+            checks.append(Check("norse", None, f"{UNSURE} ({', '.join(sums)})"))
+        if made.losses or not same_values(deployable.graph, made.executed):
+            checks += _compared(deployable, dynamics, made)
+        checks.append(_written(made.graph, deployable, made.dynamics.metadata(), output))
+        return Exported(self.name, output, tuple(checks))
+
+
+UNSURE = "not known to add up branches alike, where neither is a way around the other"
+
+
+def _compared(deployable: Deployable, dynamics: Dynamics, made: Rewritten) -> list[Check]:
+    """The rewriting, run against what was given.
+
+    Raises:
+        Mismatch: if it changes spikes though nothing was lost.
+    """
+    x = None if deployable.probe is None else deployable.probe.x
+    found = difference((deployable.graph, dynamics), (made.executed, made.dynamics), made.renamed, x)
+    if not made.losses:
+        _refuse_difference(found)
+        return [Check("rewriting", found.output, str(found))]
+    return [Check("lossy", None, f"{found}: {'; '.join(made.losses)}")]
+
+
+def _refuse_difference(found: Difference) -> None:
+    if found.share > SHARE_MAX:
+        raise Mismatch(
+            f"rewriting the graph changes its spikes: {found}, limit {100 * SHARE_MAX:g} %",
+            "its potentials meet their thresholds exactly; single precision decides those ties otherwise",
+        )
+    if not found.differing and found.output > OUTPUT_MAX:
+        raise Mismatch(f"rewriting the graph changes its output by {found.output:g} of the largest, limit {OUTPUT_MAX}")
+
+
+def same_values(given: nir.NIRGraph, made: nir.NIRGraph) -> bool:
+    """Whether two graphs have the same nodes, edges in any order, and bit-equal arrays."""
+    if given.nodes.keys() != made.nodes.keys() or set(given.edges) != set(made.edges):
+        return False
+    try:
+        return all(_node_difference(name, node, made.nodes[name]) == 0.0 for name, node in given.nodes.items())
+    except Mismatch:
+        return False
 
 
 def write_nir(deployable: Deployable, output: Path) -> Check:
-    """Write the graph as it is, in the profile or not, and read it back.
+    """Write the graph as it is, in a profile or not, and read it back.
 
     Raises:
         ScaDeployError: if it cannot be written.
         Mismatch: if the file read back is not the graph given.
     """
-    graph = _described(deployable)
+    dynamics = deployable.dynamics or Dynamics(deployable.dt)
+    return _written(deployable.graph, deployable, dynamics.metadata(), output)
+
+
+def _written(graph: nir.NIRGraph, deployable: Deployable, dynamics: dict[str, Any], output: Path) -> Check:
+    graph = _described(graph, deployable, dynamics)
     content = io.BytesIO()
     # HDF5 reports a full disk in ways of its own; through memory it is an OSError like any other.
     nir.write(content, _WithoutResets(graph))
@@ -74,7 +130,7 @@ def write_nir(deployable: Deployable, output: Path) -> Check:
 
 
 class _WithoutResets:
-    """What `nir.write` asks of a graph, less the reset potentials, which are zero throughout the profile.
+    """What `nir.write` asks of a graph, less the reset potentials that are zero.
 
     Readers built on nir < 1.0.6 refuse a file that has them; later ones read a missing one as zero.
     """
@@ -84,15 +140,22 @@ class _WithoutResets:
 
     def to_dict(self) -> dict[str, Any]:
         document: dict[str, Any] = self._graph.to_dict()
-        for node in document["nodes"].values():
-            node.pop("v_reset", None)
+        _drop_zero_resets(document)
         return document
 
 
-def _described(deployable: Deployable) -> nir.NIRGraph:
+def _drop_zero_resets(document: dict[str, Any]) -> None:
+    for node in document["nodes"].values():
+        if "nodes" in node:
+            _drop_zero_resets(node)
+        elif not np.any(node.get("v_reset", 0.0)):
+            node.pop("v_reset", None)
+
+
+def _described(graph: nir.NIRGraph, deployable: Deployable, dynamics: dict[str, Any]) -> nir.NIRGraph:
     """A type-checked copy of the graph whose metadata says what the format leaves open."""
-    graph = copy.deepcopy(deployable.graph)
-    metadata = graph.metadata | {"title": deployable.title, "dt": deployable.dt, "reset": "hard"}
+    graph = copy.deepcopy(graph)
+    metadata = graph.metadata | {"title": deployable.title} | dynamics
     if deployable.manifest:
         # One flat string: readers built on nir < 1.0.6 fail on nested metadata.
         metadata["manifest"] = json.dumps(dict(deployable.manifest), allow_nan=False)
@@ -127,6 +190,8 @@ def largest_difference(given: nir.NIRGraph, read: nir.NIRGraph) -> float:
 
 
 def _node_difference(name: str, given: nir.NIRNode, read: nir.NIRNode) -> float:
+    if isinstance(given, nir.NIRGraph) and isinstance(read, nir.NIRGraph):
+        return largest_difference(given, read)
     left, right = given.to_dict(), read.to_dict()
     if left.pop("type") != right.pop("type") or left.keys() != right.keys():
         raise Mismatch(f"node '{name}' written as {type(given).__name__}, read as {type(read).__name__}")
@@ -164,150 +229,3 @@ def topological_order(graph: nir.NIRGraph) -> list[str]:
         order += ready
         sources = {name: waiting for name, waiting in sources.items() if name not in ready}
     return order
-
-
-def check_portable(graph: nir.NIRGraph, dt: float) -> None:
-    """Check that a graph is within the portable profile.
-
-    Args:
-        graph: the graph.
-        dt: its time step in seconds.
-
-    Raises:
-        ScaDeployError: naming the first node or value outside it, and how many more there are.
-    """
-    problems = [problem for rule in _RULES for problem in rule(graph, dt)]
-    if problems:
-        more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
-        raise ScaDeployError(f"outside the portable NIR profile: {problems[0]}{more}")
-
-
-def _time_step(graph: nir.NIRGraph, dt: float) -> Problems:
-    if dt != PORTABLE_DT:
-        yield f"dt is {dt:g} s, not {PORTABLE_DT:g} s"
-    recorded = graph.metadata.get("dt", dt)
-    if recorded != dt:
-        yield f"the graph was built for dt = {recorded} s, the export asks for {dt:g} s"
-
-
-def _node_types(graph: nir.NIRGraph, dt: float) -> Problems:
-    for name, node in graph.nodes.items():
-        if type(node).__name__ not in PORTABLE_NODES:
-            yield f"node '{name}' is a {type(node).__name__}, not one of {', '.join(PORTABLE_NODES)}"
-
-
-def _names(graph: nir.NIRGraph, dt: float) -> Problems:
-    for name, node in graph.nodes.items():
-        if not re.fullmatch(r"[A-Za-z0-9_]+", name):
-            yield f"node name '{name}' has characters other than letters, digits and _"
-        for kind, only in ((nir.Input, "input"), (nir.Output, "output")):
-            if isinstance(node, kind) and name != only:
-                yield f"the {kind.__name__} is called '{name}', not '{only}'"
-
-
-def _ends(graph: nir.NIRGraph, dt: float) -> Problems:
-    for kind in (nir.Input, nir.Output):
-        found = sorted(name for name, node in graph.nodes.items() if isinstance(node, kind))
-        if len(found) != 1:
-            yield f"{len(found)} {kind.__name__} nodes ({', '.join(found)}), not 1"
-    for name, node in graph.nodes.items():
-        if not isinstance(node, nir.Input) and all(target != name for _, target in graph.edges):
-            yield f"node '{name}' reads nothing"
-        if not isinstance(node, nir.Output) and all(source != name for source, _ in graph.edges):
-            yield f"nothing reads node '{name}'"
-        if isinstance(node, nir.Output) and sum(target == name for _, target in graph.edges) > 1:
-            yield f"several edges enter the Output '{name}'"
-
-
-def _edges(graph: nir.NIRGraph, dt: float) -> Problems:
-    """Edges sources first; where edges are summed, the skip leaves the main path and is listed after it."""
-    topological_order(graph)
-    for i, (source, target) in enumerate(graph.edges):
-        if any(later == source for _, later in graph.edges[i + 1 :]):
-            yield f"edge '{source}' -> '{target}' is listed before an edge into '{source}'"
-    for target in graph.nodes:
-        main, *skips = [source for source, to in graph.edges if to == target] or [target]
-        for skip in skips:
-            if skip not in _ancestors(graph, main):
-                yield f"'{target}' sums '{main}' and '{skip}', which does not lead to '{main}'"
-
-
-def _ancestors(graph: nir.NIRGraph, name: str) -> set[str]:
-    found: set[str] = set()
-    frontier = {name}
-    while frontier:
-        frontier = {source for source, target in graph.edges if target in frontier} - found
-        found |= frontier
-    return found
-
-
-def _arrays(graph: nir.NIRGraph, dt: float) -> Problems:
-    for name, node in graph.nodes.items():
-        for key in ("weight", "bias", "tau", "r", "v_leak", "v_threshold", "v_reset"):
-            value = getattr(node, key, None)
-            if value is None:
-                continue
-            if not isinstance(value, np.ndarray) or value.dtype != np.float32 or value.ndim == 0:
-                kind = getattr(value, "dtype", type(value).__name__)
-                yield f"node '{name}': {key} is {kind} of shape {np.shape(value)}, not an array of float32"
-            elif not np.isfinite(value).all():
-                yield f"node '{name}': {key} has values that are not finite"
-
-
-def _convolutions(graph: nir.NIRGraph, dt: float) -> Problems:
-    for name, node in graph.nodes.items():
-        if not isinstance(node, nir.Conv2d):
-            continue
-        if node.groups != 1:
-            yield f"convolution '{name}' has {node.groups} groups, not 1"
-        if node.weight.shape[2] != node.weight.shape[3]:
-            yield f"convolution '{name}' has a {node.weight.shape[2]}x{node.weight.shape[3]} kernel, not a square one"
-        if isinstance(node.padding, str):
-            yield f"convolution '{name}' has padding '{node.padding}', not a number"
-
-
-def _pooling_and_flattening(graph: nir.NIRGraph, dt: float) -> Problems:
-    for name, node in graph.nodes.items():
-        if isinstance(node, nir.SumPool2d) and np.any(node.padding):
-            yield f"pooling '{name}' is padded by {node.padding}, not 0"
-        if isinstance(node, nir.Flatten) and (node.start_dim, node.end_dim) not in ((-3, -1), (-1, -1)):
-            yield f"'{name}' flattens {node.start_dim} to {node.end_dim}, not -3 to -1"
-
-
-def _neurons(graph: nir.NIRGraph, dt: float) -> Problems:
-    """What every reader takes a neuron's parameters to be."""
-    for name, node in graph.nodes.items():
-        wanted: dict[str, float] = {}
-        if isinstance(node, nir.LIF):
-            wanted = {"r": 1.0, "v_leak": 0.0, "v_reset": 0.0}
-            if np.min(node.tau) < dt * (1 - 1e-6):
-                yield f"neurons '{name}': tau is {np.min(node.tau):g} s, less than dt = {dt:g} s"
-        elif isinstance(node, nir.IF):
-            wanted = {"r": 1.0 / dt, "v_reset": 0.0}
-        for key, value in wanted.items():
-            if not np.allclose(getattr(node, key), value, rtol=1e-6, atol=0.0):
-                yield f"neurons '{name}': {key} is {np.ravel(getattr(node, key))[0]:g}, not {value:g}"
-        for key in ("tau", "v_threshold"):
-            value_of = getattr(node, key, None)
-            if value_of is not None and np.size(value_of) and np.ptp(value_of) > 0:
-                yield f"neurons '{name}': {key} differs from neuron to neuron"
-
-
-def _metadata(graph: nir.NIRGraph, dt: float) -> Problems:
-    for key, value in graph.metadata.items():
-        if not isinstance(value, str | int | float):
-            yield f"metadata '{key}' is a {type(value).__name__}, not a string or a number"
-
-
-_RULES: tuple[Callable[[nir.NIRGraph, float], Problems], ...] = (
-    _time_step,
-    _node_types,
-    _ends,
-    _names,
-    _edges,
-    _arrays,
-    _convolutions,
-    _pooling_and_flattening,
-    _neurons,
-    _metadata,
-)

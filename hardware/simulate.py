@@ -89,6 +89,7 @@ def simulate(
     x: npt.NDArray[np.generic],
     *,
     record: Sequence[str] = (),
+    layers: Sequence[str] | None = None,
     progress: Callable[[int], None] | None = None,
     free_run: FreeRun | None = None,
 ) -> Simulation:
@@ -99,7 +100,8 @@ def simulate(
         x: integers, (samples, steps, *input_shape); binary or graded as `program.input_bits` says, or what is
             added to a bias where the input is injected. A memory map is read chunk by chunk. A frame repeated
             over time is best given by `numpy.broadcast_to`: it is then summed once.
-        record: any of "spikes", "u", "v", kept for every layer.
+        record: any of "spikes", "u", "v", kept for every layer, or for those in `layers`.
+        layers: names of layers; None for all.
         progress: called with the number of samples finished, after every chunk.
         free_run: run as the chip does, layer after layer; without it step t of every layer answers step t of the input.
 
@@ -120,7 +122,10 @@ def simulate(
         messages={name: np.zeros(shape, np.int64) for name, shape in shapes.items()},
         payload={name: np.zeros(shape, np.int64) for name, shape in shapes.items()},
         readout=np.zeros((samples, program.layers[-1].neurons), np.int64) if program.readout else None,
-        records={layer.name: _empty_records(layer, samples, steps, record) for layer in program.layers},
+        records={
+            layer.name: _empty_records(layer, samples, steps, record if layers is None or layer.name in layers else ())
+            for layer in program.layers
+        },
     )
     with exact_kernels():
         populations = _populations(program, steps, free_run)

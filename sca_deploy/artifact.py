@@ -10,21 +10,26 @@ from pathlib import Path
 from typing import Any
 
 import nir
-import numpy as np
 
+from sca_deploy.bringing import graph_dynamics
 from sca_deploy.checkpoint import load_network
 from sca_deploy.config import Config
+from sca_deploy.conventions import Asked, settled
 from sca_deploy.errors import ScaDeployError, UsageError
 from sca_deploy.exporters.netx_reading import read_program
+from sca_deploy.exporters.nir_reading import read_nir
 from sca_deploy.files import read_json, sha256
 from sca_deploy.graph import to_nir
+from sca_deploy.hardware.dynamics import Dynamics
 from sca_deploy.hardware.frontend import read_populations
+from sca_deploy.hardware.lifting import holds_integers, restored
 from sca_deploy.hardware.lower import Rules, assemble, lower
 from sca_deploy.hardware.program import Program
 from sca_deploy.hardware.scales import search_scales
 from sca_deploy.hardware.simulate import check_input
-from sca_deploy.nn.network import SpikingNetwork
+from sca_deploy.nn.graph_network import GraphNetwork
 from sca_deploy.pruning.compact import compact
+from sca_deploy.pruning.group import Network
 from sca_deploy.recording import load_input
 
 ARMS = ("dense", "pruned")
@@ -38,6 +43,7 @@ class Reading:
 
     num_layers: how many entries of a .net file are read, from the first; None reads all.
     calibrate: a .npy file of real input, on which the scales of a graph's layers are searched.
+    preset, reset, multi_spike, clamp, tie: how the neurons of a graph step; see `conventions`.
     """
 
     dt: float | None = None
@@ -45,6 +51,16 @@ class Reading:
     input_bits: int | None = None
     num_layers: int | None = None
     calibrate: Path | None = None
+    preset: str | None = None
+    reset: str | None = None
+    multi_spike: bool | None = None
+    clamp: float | str | None = None
+    tie: str | None = None
+
+    @property
+    def asked(self) -> Asked:
+        """What was said about the neurons."""
+        return Asked(self.dt, self.reset, self.multi_spike, self.clamp, self.tie, self.preset)
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,12 +81,12 @@ class Artifact:
     reading: Reading = Reading()
 
     @cached_property
-    def network(self) -> SpikingNetwork | None:
+    def network(self) -> Network | None:
         """The torch network without masked channels; None for graphs and Programs."""
         return None if self._loaded is None else compact(self._loaded[0])
 
     @cached_property
-    def _loaded(self) -> tuple[SpikingNetwork, dict[str, Any]] | None:
+    def _loaded(self) -> tuple[Network, dict[str, Any]] | None:
         return None if self.network_path is None else load_network(self.network_path)
 
     @cached_property
@@ -82,7 +98,38 @@ class Artifact:
                 # One flat string: some readers fail on nested metadata.
                 graph.metadata["scales"] = json.dumps(self._loaded[1]["scales"])
             return graph
-        return None if self.graph_path is None else read_graph(self.graph_path)
+        return None if self._settled is None else self._settled[0]
+
+    @cached_property
+    def _settled(self) -> tuple[nir.NIRGraph, Dynamics] | None:
+        """The graph of a file, read as the flags say."""
+        if self.graph_path is None:
+            return None
+        return settled(read_nir(self.graph_path), self.reading.asked, str(self.graph_path))
+
+    @property
+    def dynamics(self) -> Dynamics:
+        """How the neurons of the graph step.
+
+        Raises:
+            UsageError: if nothing says what matters.
+        """
+        if self.graph is None:
+            raise ScaDeployError(f"{self.path} holds integers only", "give a run, a .pt or a .nir file")
+        return graph_dynamics(self.graph) if self._settled is None else self._settled[1]
+
+    @cached_property
+    def module(self) -> Network:
+        """The torch network, made of the graph where there is no checkpoint.
+
+        Raises:
+            UsageError: if nothing says how many steps a sample lasts.
+        """
+        if self.network is not None:
+            return self.network
+        if self.graph is None:
+            raise ScaDeployError(f"{self.path} holds integers only", "give a run, a .pt or a .nir file")
+        return GraphNetwork(self.graph, self.dynamics, self._steps()).eval()
 
     @cached_property
     def program(self) -> Program:
@@ -100,6 +147,8 @@ class Artifact:
             return Program.load(self.program_path)
         if self.graph is None:
             raise ScaDeployError(f"{self.path} holds no network")
+        if holds_integers(self.graph):
+            return restored(self.graph)
         scales = _scales(self.graph)
         if self.reading.calibrate is not None:
             scales = self._searched(self.graph, self.reading.calibrate)
@@ -123,17 +172,8 @@ class Artifact:
 
     @property
     def dt(self) -> float:
-        """The time step in seconds, from the flag or the graph's own remark.
-
-        Raises:
-            UsageError: if neither says it.
-        """
-        remark = self.graph.metadata.get("dt") if self.graph is not None else None
-        value = self.reading.dt if self.reading.dt is not None else remark
-        if not isinstance(value, float | int) or not 0 < value < math.inf:
-            said = "does not say its time step" if value is None else f"says a time step of {value!r}"
-            raise UsageError(f"{self.path} {said}", "give --dt SECONDS, e.g. --dt 1e-4")
-        return float(value)
+        """The time step of the graph in seconds."""
+        return self.dynamics.dt
 
     def _steps(self) -> int:
         remark = self.graph.metadata.get("T") if self.graph is not None else None
@@ -241,26 +281,3 @@ def _config_near(place: Path) -> Config | None:
         if folder.name in ARMS and path.is_file():
             return Config.from_plain(read_json(path))
     return None
-
-
-def read_graph(path: Path) -> nir.NIRGraph:
-    """The NIR graph of a file.
-
-    Raises:
-        ScaDeployError: if the file is not a NIR graph.
-    """
-    try:
-        try:
-            graph = nir.read(path, type_check=True)
-        except ValueError:
-            # Sound files of older writers fail the type check; what they lack is inferred where it matters.
-            graph = nir.read(path, type_check=False)
-    except Exception as error:
-        # nir and h5py report damage with whatever they stumble over first.
-        raise ScaDeployError(f"{path} is not a readable NIR graph ({type(error).__name__}: {error})") from error
-    if not isinstance(graph, nir.NIRGraph):
-        raise ScaDeployError(f"{path} holds a single {type(graph).__name__}, not a graph")
-    # HDF5 gives numpy scalars and bytes back for plain numbers and text.
-    plain = {key: value.item() if isinstance(value, np.generic) else value for key, value in graph.metadata.items()}
-    graph.metadata = {key: value.decode() if isinstance(value, bytes) else value for key, value in plain.items()}
-    return graph

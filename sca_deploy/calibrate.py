@@ -16,9 +16,8 @@ import torch
 
 from sca_deploy.config import Config
 from sca_deploy.data import Dataset
-from sca_deploy.errors import ScaDeployError
-from sca_deploy.graph import DT, to_nir
-from sca_deploy.hardware.frontend import read_populations
+from sca_deploy.errors import ScaDeployError, UsageError
+from sca_deploy.graph import DT, populations_of, to_nir
 from sca_deploy.hardware.lower import Rules, lower
 from sca_deploy.hardware.program import Program
 from sca_deploy.hardware.scales import search_scales
@@ -27,6 +26,7 @@ from sca_deploy.inputs import inputs_of
 from sca_deploy.nn.integer import IntegerNetwork
 from sca_deploy.nn.network import SpikingNetwork
 from sca_deploy.optimization import loss_of
+from sca_deploy.pruning.group import Network
 from sca_deploy.train import accuracy
 
 MEASURED_ON = 2000
@@ -42,12 +42,12 @@ OnStep = Callable[[int, str], None]
 class Calibrated:
     """A network, the scale of each of its layers, and how they were found (plain data)."""
 
-    network: SpikingNetwork
+    network: Network
     scales: dict[str, float]
     report: dict[str, Any]
 
 
-def calibrate(network: SpikingNetwork, config: Config, dataset: Dataset, on_step: OnStep | None = None) -> Calibrated:
+def calibrate(network: Network, config: Config, dataset: Dataset, on_step: OnStep | None = None) -> Calibrated:
     """Search the scales of a compacted network and, if the config asks for it, fine-tune it in integers.
 
     Returns:
@@ -63,13 +63,15 @@ def calibrate(network: SpikingNetwork, config: Config, dataset: Dataset, on_step
     scales: dict[str, float] = {}
     report: dict[str, Any] = {"layers": []}
     if config.lower.search:
-        shape, populations = read_populations(to_nir(network), DT)
+        shape, populations = populations_of(network)
         x = inputs.over_time(dataset.train_x[: config.lower.samples])
         rules = Rules(config.network.steps, inputs.bits)
         choices = search_scales(shape, populations, rules, x, lambda n: step(n, "scales"))
         scales = {choice.name: choice.chosen for choice in choices}
         report |= {"samples": len(x), "layers": [asdict(choice) for choice in choices]}
     if config.lower.finetune:
+        if not isinstance(network, SpikingNetwork):
+            raise UsageError("networks brought as a graph cannot be fine-tuned in integers", "leave --finetune out")
         network = _finetune(network, scales, config, dataset, report, step)
     return Calibrated(network, scales, report)
 

@@ -9,20 +9,40 @@ import torch
 
 from sca_deploy.errors import ScaDeployError
 from sca_deploy.files import atomic_path
+from sca_deploy.nn.graph_document import graph_document, network_of
+from sca_deploy.nn.graph_network import GraphNetwork
 from sca_deploy.nn.network import SpikingNetwork
 from sca_deploy.nn.spec import NetworkSpec
+from sca_deploy.pruning.group import Network
 
 FORMAT = "sca-deploy network 1"
 
 
-def save_network(path: str | Path, network: SpikingNetwork, **extra: Any) -> None:
+def save_network(path: str | Path, network: Network, **extra: Any) -> None:
     """Write a network, and whatever plain values and tensors go with it, atomically."""
-    document = {"format": FORMAT, "spec": network.spec.to_plain(), "state": network.state_dict(), **extra}
+    described: dict[str, Any] = {}
+    if isinstance(network, GraphNetwork):
+        described["graph"] = graph_document(network)
+    else:
+        described["spec"] = network.spec.to_plain()
+    document = {"format": FORMAT, **described, "state": network.state_dict(), **extra}
     with atomic_path(path) as temporary:
         torch.save(document, temporary)
 
 
-def load_network(path: str | Path) -> tuple[SpikingNetwork, dict[str, Any]]:
+def load_trained(path: str | Path) -> SpikingNetwork:
+    """The network of a file that was made of layers, not brought as a graph.
+
+    Raises:
+        ScaDeployError: if it was brought, or as `load_network`.
+    """
+    network = load_network(path)[0]
+    if not isinstance(network, SpikingNetwork):
+        raise ScaDeployError(f"{path} holds a network that was brought as a graph", "give one that was trained here")
+    return network
+
+
+def load_network(path: str | Path) -> tuple[Network, dict[str, Any]]:
     """The network of a file in evaluation mode, and the document it came in.
 
     Raises:
@@ -32,7 +52,11 @@ def load_network(path: str | Path) -> tuple[SpikingNetwork, dict[str, Any]]:
         document = torch.load(path, map_location="cpu", weights_only=True)
         if not isinstance(document, dict) or document.get("format") != FORMAT:
             raise ScaDeployError(f"{path} is not a sca-deploy network", "give a .pt file that train or compact wrote")
-        network = SpikingNetwork(NetworkSpec.from_plain(document["spec"]))
+        network = (
+            network_of(document["graph"])
+            if "graph" in document
+            else SpikingNetwork(NetworkSpec.from_plain(document["spec"]))
+        )
         network.load_state_dict(document["state"])
     except ScaDeployError:
         raise

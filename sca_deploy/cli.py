@@ -14,6 +14,7 @@ from sca_deploy import __version__
 from sca_deploy.data_commands import data
 from sca_deploy.errors import ScaDeployError, UsageError, unknown_name
 from sca_deploy.options import PATH, Options, common, config_options, lava_option, reading
+from sca_deploy.prune_command import prune
 from sca_deploy.study_commands import study
 
 if TYPE_CHECKING:
@@ -305,6 +306,7 @@ def env(options: Options, lava_python: str | None) -> None:
 
 
 cli.add_command(data)
+cli.add_command(prune)
 cli.add_command(study)
 
 

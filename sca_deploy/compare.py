@@ -47,6 +47,22 @@ def compare(dense: dict[str, Any], pruned: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+def compare_floats(dense: dict[str, Any], pruned: dict[str, Any]) -> dict[str, Any]:
+    """The document of `compare` for networks that are not lowered: what `float_figures` gives, and no prices."""
+    keys = [key for key in LABELS if key in dense]
+    ratio = {key: _ratio(dense[key], pruned[key]) for key in keys if key != "test_samples"}
+    labels = {key: LABELS[key] for key in keys}
+    return {
+        "dense": dense,
+        "pruned": pruned,
+        "ratio": ratio,
+        "labels": labels,
+        "evidence": {},
+        "warnings": {"dense": [], "pruned": []},
+        "lower_bound": {"dense": False, "pruned": False},
+    }
+
+
 def _check_comparable(dense: dict[str, Any], pruned: dict[str, Any]) -> None:
     for name, document in (("dense", dense), ("pruned", pruned)):
         missing = [key for key in LABELS if key not in document["figures"]]

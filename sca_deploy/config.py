@@ -59,9 +59,11 @@ class DataConfig:
 
 @dataclass(frozen=True)
 class NetworkConfig:
-    """The layer tables of `nn.spec` or the name of a network of `nn.zoo`, its neurons, and the time steps."""
+    """The layer tables of `nn.spec`, the name of a network of `nn.zoo`, or a file to begin with; and the time steps."""
 
     name: str = ""
+    file: str = ""
+    """A .nir file that says its dt and reset, or a .pt checkpoint. The dense arm is this network as it is."""
     steps: int = 4
     neuron: dict[str, Any] = field(default_factory=dict)
     layers: list[dict[str, Any]] = field(default_factory=list)
@@ -228,7 +230,9 @@ def anchored(config: Config) -> Config:
     """The config with its paths made absolute, so that a run can be used from any folder."""
     chip = str(Path(config.chip).resolve()) if config.chip.endswith(".toml") else config.chip
     folder = str(Path(config.data.folder).expanduser().resolve()) if config.data.folder else ""
-    return replace(config, chip=chip, data=replace(config.data, folder=folder))
+    file = str(Path(config.network.file).expanduser().resolve()) if config.network.file else ""
+    network = replace(config.network, file=file)
+    return replace(config, chip=chip, data=replace(config.data, folder=folder), network=network)
 
 
 def override(config: Config, flags: Mapping[str, Any]) -> Config:
@@ -296,7 +300,7 @@ def _check(config: Config) -> None:
         ("data.train_samples", data.train_samples, 0, 1e9),
         ("data.test_samples", data.test_samples, 0, 1e9),
         ("network.steps", config.network.steps, 1, 4096),
-        ("train.epochs", train.epochs, 1, 1e6),
+        ("train.epochs", train.epochs, 0 if config.network.file else 1, 1e6),
         ("train.batch_size", train.batch_size, 2, 1e6),
         ("train.lr", train.lr, 1e-12, 1e3),
         ("train.momentum", train.momentum, 0, 1),

@@ -8,12 +8,14 @@ from typing import Any
 
 import nir
 import numpy as np
+import numpy.typing as npt
 
 from sca_deploy.data import Dataset
-from sca_deploy.errors import ScaDeployError
 from sca_deploy.hardware.chip import Chip
 from sca_deploy.hardware.counts import CoreCounts, Counts, busiest, by_core, count
 from sca_deploy.hardware.energy import estimate, static
+from sca_deploy.hardware.flattening import flattened
+from sca_deploy.hardware.float_nodes import WEIGHTED
 from sca_deploy.hardware.mapping import map_program
 from sca_deploy.hardware.masked import warnings
 from sca_deploy.hardware.placement import routes
@@ -22,8 +24,9 @@ from sca_deploy.hardware.simulate import Simulation, simulate
 from sca_deploy.hardware.step_time import estimate as estimate_time
 from sca_deploy.hardware.traffic import route
 from sca_deploy.inputs import Inputs
-from sca_deploy.nn.network import SpikingNetwork
+from sca_deploy.nn.graph_network import GraphNetwork
 from sca_deploy.nn.spec import ConvSpec, LinearSpec
+from sca_deploy.pruning.group import Network
 from sca_deploy.train import accuracy
 
 LABELS = {
@@ -55,7 +58,7 @@ BANDS = ("low", "typical", "high")
 
 
 def evaluate(
-    network: SpikingNetwork,
+    network: Network,
     graph: nir.NIRGraph,
     program: Program,
     dataset: Dataset,
@@ -74,7 +77,7 @@ def evaluate(
         {"figures": one number or band a key of LABELS, "labels", "warnings": lines about a masked network,
         "busiest_core", "counts", "traffic", "map", "energy", "static_energy", "step_time"}.
     """
-    run = simulate(program, inputs.over_time(dataset.test_x), progress=progress)
+    run = classified(program, inputs.over_time(dataset.test_x), progress)
     counts, mapping = count(run), map_program(program, chip)
     traffic = route(counts, routes(program, mapping, chip))
     cores = by_core(counts, mapping, traffic.fanout)
@@ -82,12 +85,8 @@ def evaluate(
     idle = static(chip, mapping.chips, time.sample)
     per_sample, sent = counts.per_sample, traffic.per_sample
     figures = {
-        "parameters": parameters(graph),
-        "parameters_nonzero": parameters(graph, nonzero=True),
-        "channels": channels(network),
-        "accuracy_float": accuracy(network, inputs.fixed(dataset.test_x), dataset.test_y),
-        "accuracy_chip": chip_accuracy(run, dataset),
-        "test_samples": len(dataset.test_x),
+        **float_figures(network, graph, dataset, inputs),
+        "accuracy_chip": float((predictions(run) == dataset.test_y).mean()),
         "spikes_per_sample": per_sample["spikes"],
         "synops_per_sample": per_sample["synops"],
         "synops_stored_per_sample": per_sample["synops_stored"],
@@ -124,26 +123,46 @@ def _busiest(counts: Counts, cores: tuple[CoreCounts, ...]) -> dict[str, dict[st
     }
 
 
-def chip_accuracy(run: Simulation, dataset: Dataset) -> float:
-    """Fraction of test samples whose largest read-out potential is the label's.
+def float_figures(network: Network, graph: nir.NIRGraph, dataset: Dataset, inputs: Inputs) -> dict[str, Any]:
+    """The figures that are known of a network which is not lowered."""
+    return {
+        "parameters": parameters(graph),
+        "parameters_nonzero": parameters(graph, nonzero=True),
+        "channels": channels(network),
+        "accuracy_float": accuracy(network, inputs.fixed(dataset.test_x), dataset.test_y),
+        "test_samples": len(dataset.test_x),
+    }
 
-    Raises:
-        ScaDeployError: if the Program has no read-out.
-    """
-    if run.readout is None:
-        raise ScaDeployError("the Program ends in spiking neurons, not in a read-out", "end it in a linear layer")
-    return float((run.readout.argmax(1) == dataset.test_y).mean())
+
+def classified(
+    program: Program, x: npt.NDArray[np.generic], progress: Callable[[int], None] | None = None
+) -> Simulation:
+    """A run of samples (samples, steps, *input_shape) that `predictions` can be read from."""
+    wanted = () if program.readout else ("spikes",)
+    return simulate(program, x, record=wanted, layers=[program.layers[-1].name], progress=progress)
+
+
+def predictions(run: Simulation) -> npt.NDArray[np.int64]:
+    """The class of each sample, (samples,): the largest read-out potential, or the most spikes of the last layer."""
+    if run.readout is not None:
+        answers: npt.NDArray[np.int64] = run.readout.argmax(1)
+        return answers
+    spikes = run.records[run.program.layers[-1].name]["spikes"]
+    fired: npt.NDArray[np.int64] = spikes.reshape(*spikes.shape[:2], -1).sum(1, dtype=np.int64)
+    return np.asarray(fired.argmax(1), np.int64)
 
 
 def parameters(graph: nir.NIRGraph, nonzero: bool = False) -> int:
     """Weights and biases after folding batch-norm; with `nonzero` those that are not 0."""
-    nodes = [n for n in graph.nodes.values() if isinstance(n, nir.Conv2d | nir.Affine)]
-    arrays = [array for node in nodes for array in (node.weight, node.bias)]
+    nodes = [node for node in flattened(graph)[0].values() if isinstance(node, WEIGHTED)]
+    arrays = [np.asarray(getattr(node, key)) for node in nodes for key in ("weight", "bias") if hasattr(node, key)]
     return int(sum(np.count_nonzero(array) if nonzero else array.size for array in arrays))
 
 
-def channels(network: SpikingNetwork) -> int:
-    """Channels and features of all layers but the read-out."""
+def channels(network: Network) -> int:
+    """Channels and features of all layers but the read-out; of a graph, of its spiking populations."""
+    if isinstance(network, GraphNetwork):
+        return sum(network.kept_channels.values())
     layers = network.spec.layers[:-1]
     sizes = zip(layers, network.spec.shapes, strict=False)
     return sum(shape[0] for layer, shape in sizes if isinstance(layer, ConvSpec | LinearSpec))

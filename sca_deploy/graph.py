@@ -25,6 +25,8 @@ import torch
 from torch import nn
 
 from sca_deploy.errors import ScaDeployError, UsageError
+from sca_deploy.hardware.frontend import Population, read_populations
+from sca_deploy.nn.graph_network import GraphNetwork
 from sca_deploy.nn.network import MaskedBatchNorm, SpikingNetwork
 from sca_deploy.nn.spec import (
     INPUT,
@@ -47,8 +49,8 @@ DT = 1e-4
 OUTPUT = "output"
 
 
-def to_nir(network: SpikingNetwork) -> nir.NIRGraph:
-    """The network as a NIR graph in the portable profile, metadata {dt, T, reset}.
+def to_nir(network: SpikingNetwork | GraphNetwork) -> nir.NIRGraph:
+    """The network as a NIR graph, metadata {dt, T, reset}: in the portable profile, or as it was brought.
 
     Neuron nodes carry the layer's name, so that spikes can be compared by name. A network with sums is outside
     the profile, whose readers add edges only where one path is the other's skip.
@@ -57,6 +59,8 @@ def to_nir(network: SpikingNetwork) -> nir.NIRGraph:
         ScaDeployError: if a weight is not finite.
         UsageError: if a layer has the name that the neurons of a max-pooling need.
     """
+    if isinstance(network, GraphNetwork):
+        return network.to_nir()
     with torch.no_grad():
         return _Writer(network).write()
 
@@ -69,6 +73,16 @@ def linear_maps(network: SpikingNetwork) -> dict[str, tuple[torch.Tensor, torch.
     writer = _Writer(network)
     writer.write()
     return writer.maps
+
+
+def populations_of(network: SpikingNetwork | GraphNetwork) -> tuple[Shape, list[Population]]:
+    """The input's shape and the network's populations, as they are lowered.
+
+    Raises:
+        ScaDeployError: naming the node that the chip cannot carry.
+    """
+    graph = to_nir(network)
+    return read_populations(graph, float(graph.metadata["dt"]))
 
 
 @dataclass(frozen=True)

@@ -11,10 +11,10 @@ import torch.nn.functional as F
 
 from sca_deploy.config import TrainConfig
 from sca_deploy.errors import UsageError
-from sca_deploy.nn.network import SpikingNetwork
+from sca_deploy.pruning.group import Network
 
 
-def optimizer_of(config: TrainConfig, network: SpikingNetwork) -> torch.optim.Optimizer:
+def optimizer_of(config: TrainConfig, network: Network) -> torch.optim.Optimizer:
     """The optimiser over all parameters of the network."""
     if config.optimizer == "sgd":
         return torch.optim.SGD(network.parameters(), config.lr, config.momentum, weight_decay=config.weight_decay)

@@ -74,7 +74,29 @@ def reading(function: Callable[..., None]) -> Callable[..., None]:
         "--input-bits", type=click.IntRange(0, 16), help="Payload bits of input spikes; 0: binary."
     )(function)
     function = click.option("--steps", type=click.IntRange(1), help="Time steps a sample lasts.")(function)
-    return click.option("--dt", type=float, help="Time step in seconds of a .nir file.")(function)
+    return neurons(function)
+
+
+def neurons(function: Callable[..., None]) -> Callable[..., None]:
+    """How the neurons of a .nir file step, where it does not say it."""
+    options = [
+        click.option("--dt", type=float, help="Time step in seconds of a .nir file."),
+        click.option("--preset", help="Read a .nir file as nir, norse, snntorch, spikingjelly or sinabs does."),
+        click.option("--reset", help="What a spike leaves: hard (v_reset) or subtract (v - threshold)."),
+        click.option("--multi-spike/--single-spike", default=None, help="Whether a neuron may spike more than once."),
+        click.option("--clamp", callback=_clamp, help="Lowest potential: a number, threshold (-v_threshold), none."),
+        click.option("--tie", help="Whether v = threshold fires: gt (no) or ge (yes)."),
+    ]
+    for option in reversed(options):
+        function = option(function)
+    return function
+
+
+def _clamp(context: click.Context, parameter: click.Parameter, value: str | None) -> float | str | None:
+    try:
+        return None if value is None else float(value)
+    except ValueError:
+        return value
 
 
 def lava_option(function: Callable[..., None]) -> Callable[..., None]:

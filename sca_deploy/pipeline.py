@@ -24,31 +24,31 @@ import numpy.typing as npt
 import torch
 
 from sca_deploy.artifact import ARMS, Artifact, Reading, arm_folder, open_artifact
-from sca_deploy.calibrate import calibrate
+from sca_deploy.calibrate import Calibrated, calibrate
 from sca_deploy.checkpoint import load_network, save_network
-from sca_deploy.compare import compare
+from sca_deploy.compare import compare, compare_floats
 from sca_deploy.config import Config, PruneConfig, decisive
 from sca_deploy.console import Console
 from sca_deploy.data import Dataset, configured
 from sca_deploy.errors import DoesNotFit, MissingExtra, ScaDeployError, UsageError
-from sca_deploy.evaluate import evaluate
+from sca_deploy.evaluate import evaluate, float_figures
 from sca_deploy.exporters.base import Deployable, Exporter, exporter
 from sca_deploy.exporters.loihi2 import network_file
 from sca_deploy.exporters.nir import write_nir
 from sca_deploy.files import read_json, sha256, write_json
-from sca_deploy.graph import DT, to_nir
+from sca_deploy.graph import populations_of, to_nir
 from sca_deploy.hardware.chip import Chip, load_chip
-from sca_deploy.hardware.frontend import read_populations
 from sca_deploy.hardware.lava.compare import Verification, verify
 from sca_deploy.hardware.program import Program
 from sca_deploy.inputs import Inputs, inputs_of
 from sca_deploy.manifest import digest, manifest
-from sca_deploy.nn.network import SpikingNetwork
+from sca_deploy.nn.graph_network import GraphNetwork
 from sca_deploy.probe import SAMPLES, probe
 from sca_deploy.pruning.compact import compact, prove
+from sca_deploy.pruning.group import Network
 from sca_deploy.pruning.method import method
 from sca_deploy.pruning.schedule import Plan
-from sca_deploy.train import network_spec, train
+from sca_deploy.train import initial_network, train
 
 PROOF_SAMPLES = 64
 
@@ -79,9 +79,14 @@ class Job:
 
 
 def arm_config(config: Config, arm: str) -> Config:
-    """The config an arm is trained with: a dense one beside a pruned one has no pruning and no penalty."""
+    """The config an arm is trained with: a dense one beside a pruned one has no pruning and no penalty.
+
+    That of a network which was brought is not trained at all: it is what was brought.
+    """
     if arm == "dense" and config.prune.method != "dense":
-        return replace(config, prune=PruneConfig(method="dense"))
+        config = replace(config, prune=PruneConfig(method="dense"))
+    if arm == "dense" and config.network.file:
+        return replace(config, train=replace(config.train, epochs=0))
     return config
 
 
@@ -92,8 +97,9 @@ def start(job: Job, arms: Sequence[str] = ARMS) -> None:
         UsageError: if the config cannot be meant, or the folder holds a run of another one.
         ScaDeployError: if the data set is missing, or the network is one that no chip can run.
     """
-    network = SpikingNetwork(network_spec(job.config, job.dataset))
-    read_populations(to_nir(network), DT)
+    network = initial_network(job.config, job.dataset)
+    if not job.config.network.file:  # what is brought may be pruned without being lowered
+        populations_of(network)
     for arm in arms:
         prune = arm_config(job.config, arm).prune
         method(prune.method)(network, prune, Plan(job.config.train.epochs, 1))
@@ -133,14 +139,44 @@ def run(job: Job) -> tuple[dict[str, Any], ScaDeployError | None]:
     return document, failures[0] if failures else None
 
 
+def prune(job: Job) -> dict[str, Any]:
+    """A brought network as it is and pruned, both compacted; where the chip carries both, also lowered and evaluated.
+
+    Returns:
+        The comparison, as `compare` gives it, or of the float figures alone; it is also in compare.json.
+    """
+    start(job)
+    for arm in ARMS:
+        _compacted(job, arm)
+    if all(not_lowered(load_network(job.folder / arm / "network.pt")[0]) is None for arm in ARMS):
+        for arm in ARMS:
+            make_arm(job, arm)
+        document = compare(*(evaluation(job.console, job.folder / arm) for arm in ARMS))
+    else:
+        document = compare_floats(*(_float_figures(job, arm) for arm in ARMS))
+    write_json(job.folder / "compare.json", document)
+    return document
+
+
+def _float_figures(job: Job, arm: str) -> dict[str, Any]:
+    network = load_network(job.folder / arm / "network.pt")[0]
+    return float_figures(network, to_nir(network), job.dataset, job.inputs)
+
+
 def make_arm(job: Job, arm: str) -> None:
     """Train, compact, lower and evaluate one arm, skipping what is done."""
-    steps, folder = _Steps(job, arm), job.folder / arm
+    steps, folder = _compacted(job, arm), job.folder / arm
     network, program = folder / "network.pt", folder / "program.npz"
-    steps.do("train", train_arm, folder / "train" / "checkpoint.pt")
-    steps.do("compact", compact_arm, network, folder / "train" / "checkpoint.pt")
     steps.do("lower", lower_arm, program, network)
     steps.do("evaluate", evaluate_arm, folder / "evaluation.json", network, program, job.chip.path)
+
+
+def _compacted(job: Job, arm: str) -> _Steps:
+    """Train and compact one arm, skipping what is done."""
+    steps, folder = _Steps(job, arm), job.folder / arm
+    steps.do("train", train_arm, folder / "train" / "checkpoint.pt")
+    steps.do("compact", compact_arm, folder / "network.pt", folder / "train" / "checkpoint.pt")
+    return steps
 
 
 def _deliver(job: Job, arm: str) -> ScaDeployError | None:
@@ -159,14 +195,15 @@ def _deliver(job: Job, arm: str) -> ScaDeployError | None:
 def train_arm(job: Job, arm: str) -> None:
     """Train one arm, continuing what an interruption left."""
     config = arm_config(job.config, arm)
-    batches = config.train.epochs * -(-len(job.dataset.train_x) // config.train.batch_size)
+    batches = max(1, config.train.epochs * -(-len(job.dataset.train_x) // config.train.batch_size))
     remark = ""
     with job.console.progress(f"{arm}: train", batches) as advance:
 
         def show(entry: dict[str, Any]) -> None:
             nonlocal remark
             kept = entry.get("pruning", {}).get("kept")
-            remark = f"epoch {entry['epoch']}  loss {entry['loss']:.3f}  test {100 * entry['test_accuracy']:.1f} %"
+            loss = f"  loss {entry['loss']:.3f}" if "loss" in entry else ""
+            remark = f"epoch {entry['epoch']}{loss}  test {100 * entry['test_accuracy']:.1f} %"
             remark += f"  on {sum(kept.values()):,}" if kept else ""
             advance(0, remark)
             if kept:
@@ -191,15 +228,30 @@ def compact_arm(job: Job, arm: str) -> None:
         f"logits within {proof.max_logit_difference:g}"
     )
     batches = job.config.lower.finetune * -(-len(job.dataset.train_x) // job.config.train.batch_size)
-    populations = read_populations(to_nir(small), DT)[1] if job.config.lower.search else []
-    with job.console.progress(f"{arm}: calibrate", len(populations) + batches) as advance:
-        calibrated = calibrate(small, job.config, job.dataset, advance)
+    if (why := not_lowered(small)) is not None:
+        job.console.say(f"{arm}: stays in floats: {why.problem}")
+        calibrated = Calibrated(small, {}, {"layers": []})
+    else:
+        layers = len(populations_of(small)[1]) if job.config.lower.search else 0
+        with job.console.progress(f"{arm}: calibrate", layers + batches) as advance:
+            calibrated = calibrate(small, job.config, job.dataset, advance)
     write_json(folder / "calibration.json", calibrated.report)
     if "drop" in calibrated.report:
         said = "{drop_before:.2f} to {drop:.2f} points in {epochs} epochs".format(**calibrated.report)
         job.console.say(f"{arm}: fine-tuning in integers took what the chip loses on training samples from {said}")
     extra = {"input_bits": job.inputs.bits, "checkpoint": sha256(checkpoint), "scales": calibrated.scales}
     save_network(folder / "network.pt", calibrated.network, **extra)
+
+
+def not_lowered(network: Network) -> ScaDeployError | None:
+    """Why a brought network cannot become integers; None if it can."""
+    try:
+        populations_of(network)
+    except ScaDeployError as error:
+        if isinstance(network, GraphNetwork):
+            return error
+        raise
+    return None
 
 
 def lower_arm(job: Job, arm: str) -> None:
@@ -265,6 +317,7 @@ def deployable(artifact: Artifact, chip: Chip, writer: Exporter) -> Deployable:
     return Deployable(
         graph=artifact.graph,
         dt=artifact.dt,
+        dynamics=artifact.dynamics,
         program=artifact.program if writer.integers else None,
         probe=batch,
         manifest=manifest(artifact.config, chip, {source.name: source}),

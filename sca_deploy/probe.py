@@ -9,21 +9,20 @@ from torch import nn
 
 from sca_deploy.exporters.base import Probe
 from sca_deploy.nn.network import SpikingNetwork
+from sca_deploy.pruning.group import Network
 
 SAMPLES = 16
 
 
-def probe(network: SpikingNetwork, x: npt.NDArray[np.uint8]) -> Probe:
+def probe(network: Network, x: npt.NDArray[np.uint8]) -> Probe:
     """What the network makes of samples over time, (N, T, *input_shape).
 
     It runs in float64, so that a formats' rounding is not mixed with ours. The OR neurons that stand for a
     max-pooling in the graph are included under their graph names.
     """
-    twin = SpikingNetwork(network.spec).double().eval()
-    twin.load_state_dict(network.state_dict())
-    steps = network.spec.steps
+    twin, steps = network.twin(torch.float64), network.steps
     pooled: dict[str, torch.Tensor] = {}
-    for name, module in twin.layers.items():
+    for name, module in twin.layers.items() if isinstance(twin, SpikingNetwork) else ():
         if isinstance(module, nn.MaxPool2d):
             module.register_forward_hook(
                 lambda _m, _i, out, key=f"{name}_or": pooled.__setitem__(key, out.unflatten(0, (steps, -1)))

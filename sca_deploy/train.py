@@ -19,6 +19,7 @@ import torch
 from torch.nn.parallel import DistributedDataParallel
 
 from sca_deploy import distributed
+from sca_deploy.bringing import brought
 from sca_deploy.checkpoint import load_network, save_network
 from sca_deploy.config import Config, decisive
 from sca_deploy.data import Dataset
@@ -30,6 +31,7 @@ from sca_deploy.nn.network import SpikingNetwork
 from sca_deploy.nn.spec import NetworkSpec, parse_layers
 from sca_deploy.nn.zoo import layers_of
 from sca_deploy.optimization import device_of, loss_of, optimizer_of, rate, set_rate
+from sca_deploy.pruning.group import Network
 from sca_deploy.pruning.method import Batch, Calibration, method
 from sca_deploy.pruning.penalties import Penalties
 from sca_deploy.pruning.schedule import Plan
@@ -64,6 +66,19 @@ def network_spec(config: Config, dataset: Dataset) -> NetworkSpec:
     return spec
 
 
+def initial_network(config: Config, dataset: Dataset) -> Network:
+    """What a training begins with: the config's file, or new weights drawn from torch's seed.
+
+    Raises:
+        UsageError: if it cannot be meant, or does not fit the data.
+    """
+    if not config.network.file:
+        return SpikingNetwork(network_spec(config, dataset))
+    if config.network.name or config.network.layers:
+        raise UsageError("network.file and network.name or network.layers are alternatives", "give one of them")
+    return brought(config, dataset)
+
+
 def train(
     config: Config,
     dataset: Dataset,
@@ -71,7 +86,7 @@ def train(
     *,
     on_epoch: OnEpoch | None = None,
     on_batch: OnBatch | None = None,
-) -> SpikingNetwork:
+) -> Network:
     """Train a network and leave checkpoint.pt, metrics.jsonl and metrics.csv in `folder`.
 
     A folder that holds a checkpoint of the same config is continued from there; the result is bit for bit
@@ -97,6 +112,8 @@ def train(
             training.run_epoch(on_batch)
             if on_epoch is not None:
                 on_epoch(training.log[-1])
+        if not config.train.epochs:
+            training.prune_once()
     return training.network.cpu().eval()
 
 
@@ -113,7 +130,7 @@ def read_log(folder: Path) -> list[dict[str, Any]]:
         raise ScaDeployError(f"{path} is not a readable log ({error})", "repeat the training command") from error
 
 
-def accuracy(network: SpikingNetwork, x: npt.NDArray[np.uint8], y: npt.NDArray[np.int64]) -> float:
+def accuracy(network: Network, x: npt.NDArray[np.uint8], y: npt.NDArray[np.int64]) -> float:
     """Fraction of samples whose largest logit is the label's.
 
     Args:
@@ -139,7 +156,7 @@ class _Training:
         self._x, self._y = torch.from_numpy(dataset.train_x), torch.from_numpy(dataset.train_y)
         self._inputs: Inputs = inputs_of(config, dataset)
         torch.manual_seed(config.seed)
-        self.network = SpikingNetwork(network_spec(config, dataset)).to(device)
+        self.network = initial_network(config, dataset).to(device)
         if config.train.channels_last:
             self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self._optimizer = optimizer_of(config.train, self.network)
@@ -176,6 +193,19 @@ class _Training:
                 self._save()
                 saved = time.monotonic()
         self._finish_epoch(started)
+
+    def prune_once(self) -> None:
+        """Without training: prune from what the method sees of calibration data, and evaluate."""
+        if self.log:
+            return
+        started = time.perf_counter()
+        entry: dict[str, Any] = {"epoch": 0}
+        if pruning := self._method.once(self._calibration()):
+            entry["pruning"] = pruning
+        entry["test_accuracy"] = accuracy(self.network, self._test_input, self._dataset.test_y)
+        entry["seconds"] = round(time.perf_counter() - started, 3)
+        self.log.append(entry)
+        self._save()
 
     def _finish_epoch(self, started: float) -> None:
         loss, correct, samples = distributed.summed([self._sums])[0].tolist()
@@ -216,7 +246,7 @@ class _Training:
         if penalised:
             self._penalties.attach()
         logits = self._logits(x)
-        summed = loss_of(config.loss, self.network.spec.steps, logits, y)
+        summed = loss_of(config.loss, self.network.steps, logits, y)
         # The gradients of several processes are averaged, so each sum counts as often as there are processes.
         loss = summed * (distributed.size() / len(batch)) + self._penalties.loss()
         self._optimizer.zero_grad(set_to_none=True)
@@ -249,7 +279,7 @@ class _Training:
         def loss(batch: Batch) -> torch.Tensor:
             name = self.config.train.loss
             logits = self.network(batch[0], per_step=name == "per_step")
-            return loss_of(name, self.network.spec.steps, logits, batch[1]) / len(batch[1])
+            return loss_of(name, self.network.steps, logits, batch[1]) / len(batch[1])
 
         return Calibration(batches, loss)
 

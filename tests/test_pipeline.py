@@ -8,7 +8,7 @@ import onnxruntime
 import pytest
 import torch
 
-from sca_deploy.artifact import read_graph
+from sca_deploy.exporters.nir_reading import read_nir as read_graph
 from sca_deploy.checkpoint import load_network
 from sca_deploy.data import load_dataset
 from sca_deploy.hardware.program import Program

@@ -6,6 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from sca_deploy.data.arrays import NAME as ARRAYS
+from sca_deploy.data.arrays import load_arrays
 from sca_deploy.data.cifar import CIFAR10, CIFAR100, CifarSet, load_cifar
 from sca_deploy.data.dataset import Dataset
 from sca_deploy.data.digits import load_digits
@@ -121,6 +123,11 @@ def _image_folder() -> Entry:
     )
 
 
+def _arrays() -> Entry:
+    checked = "names, shapes and values of the arrays"
+    return Entry(ARRAYS, load_arrays, checked, origin="a file of your own")
+
+
 def _events(published: EventSet, train: int = 0, test: int = 0) -> Entry:
     return Entry(
         published.name,
@@ -176,6 +183,7 @@ CATALOGUE: dict[str, Entry] = {
         _cifar(CIFAR100),
         _tiny_imagenet(),
         _image_folder(),
+        _arrays(),
         _events(PUBLISHED["n-mnist"], 60_000, 10_000),
         _events(PUBLISHED["dvs-cifar10"], 9_000, 1_000),
         _events(PUBLISHED["dvs128-gesture"]),

@@ -144,6 +144,22 @@ class SpikingNetwork(nn.Module):
             shapes[layer.name] = shape
         self._reads = list(zip(spec.sources, _read_last(spec), strict=True))
 
+    @property
+    def steps(self) -> int:
+        """Time steps T a sample lasts."""
+        return self.spec.steps
+
+    @property
+    def input_shape(self) -> Shape:
+        """(channels, height, width) or (features,)."""
+        return self.spec.input_shape
+
+    def twin(self, dtype: torch.dtype) -> SpikingNetwork:
+        """A copy that computes in another precision, in evaluation mode."""
+        other = SpikingNetwork(self.spec).to(dtype).eval()
+        other.load_state_dict(self.state_dict())
+        return other
+
     def forward(self, x: torch.Tensor, per_step: bool = False) -> torch.Tensor:
         """Logits (N, classes), or those of each time step (T, N, classes), whose sum they are.
 

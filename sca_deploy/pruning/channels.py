@@ -10,7 +10,7 @@ import torch
 
 from sca_deploy.config import PruneConfig
 from sca_deploy.errors import UsageError
-from sca_deploy.nn.network import SpikingNetwork
+from sca_deploy.pruning.group import Network
 from sca_deploy.pruning.groups import channel_groups
 from sca_deploy.pruning.method import Calibration, Method
 from sca_deploy.pruning.regrowth import Regrowth
@@ -60,6 +60,8 @@ def _switch_on(mask: torch.Tensor, ranking: torch.Tensor, total: int) -> None:
     mask[order[: total - int(mask.sum())]] = True
 
 
+ONCE_BATCHES = 8
+"""Calibration batches that a network is pruned from where it is not trained any more."""
 WATCHED_EVERY = 2
 """Reading all potentials of a batch again costs 3 % of a training step."""
 
@@ -76,7 +78,7 @@ class ChannelMethod(Method):
     signal_batches: int | None = 8
     """Calibration batches a signal looks at; None for all of them."""
 
-    def __init__(self, network: SpikingNetwork, config: PruneConfig, plan: Plan) -> None:
+    def __init__(self, network: Network, config: PruneConfig, plan: Plan) -> None:
         super().__init__(network, config, plan)
         self._groups = channel_groups(network)
         if not self._groups:
@@ -114,12 +116,35 @@ class ChannelMethod(Method):
             regrow = 0 if self.regrowth.name == "none" else round(share * on)
             signals = self.regrowth.values(calibration, update)
             masks, log["regrown"] = select(scores, signals, on, regrow, self.config.floor)
-            for group, mask in zip(self._groups, masks, strict=True):
-                for norm in group.norms:
-                    norm.mask.copy_(mask)
+            self._apply(masks)
         self.meter.reset()
         self.regrowth.reset()
-        return log | self._masks() | {"scores": self._named([[round(v, 6) for v in s.tolist()] for s in scores])}
+        return log | self._masks() | {"scores": self._rounded(scores)}
+
+    def once(self, calibration: Calibration) -> dict[str, Any]:
+        """Rank the channels once, by what the network does on calibration data; nothing regrows.
+
+        Raises:
+            UsageError: if the score tells no channel from another.
+        """
+        gradients = self.meter.name == "taylor"
+        for batch in calibration.batches(ONCE_BATCHES if self.meter.watches else 0):
+            self.meter.attach()
+            with torch.set_grad_enabled(gradients):
+                loss = calibration.loss(batch)
+                if gradients:
+                    loss.backward()
+            self.meter.detach()
+            self.meter.after_backward()
+        scores = self.meter.values()
+        if all(float(score.max()) == float(score.min()) for score in scores):
+            raise UsageError(
+                f"score '{self.meter.name}' is the same for all channels of every layer", "choose another --score"
+            )
+        on = round(self.config.keep * sum(len(s) for s in scores))
+        masks, _ = select(scores, scores, on, 0, self.config.floor)
+        self._apply(masks)
+        return {"updated": True, "regrown": 0} | self._masks() | {"scores": self._rounded(scores)}
 
     def state_dict(self) -> dict[str, Any]:
         """What the score and the signal have seen of this epoch."""
@@ -129,6 +154,14 @@ class ChannelMethod(Method):
         """Continue from what `state_dict` gave."""
         self.meter.load_state_dict(state["meter"])
         self.regrowth.load_state_dict(state["regrowth"])
+
+    def _apply(self, masks: Sequence[torch.Tensor]) -> None:
+        for group, mask in zip(self._groups, masks, strict=True):
+            for norm in group.norms:
+                norm.mask.copy_(mask)
+
+    def _rounded(self, scores: Sequence[torch.Tensor]) -> dict[str, Any]:
+        return self._named([[round(v, 6) for v in score.tolist()] for score in scores])
 
     def _masks(self) -> dict[str, Any]:
         masks = [group.norms[0].mask for group in self._groups]

@@ -10,11 +10,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import overload
 
 import torch
 from torch import nn
 
 from sca_deploy.errors import Mismatch, ScaDeployError
+from sca_deploy.nn.graph_network import GraphNetwork
 from sca_deploy.nn.network import SpikingNetwork
 from sca_deploy.nn.spec import (
     INPUT,
@@ -27,6 +29,8 @@ from sca_deploy.nn.spec import (
     SelectSpec,
     SumSpec,
 )
+from sca_deploy.pruning.graph_channels import compact_graph, kept_channels
+from sca_deploy.pruning.group import Network
 
 LOGIT_TOLERANCE = 1e-5
 
@@ -57,12 +61,18 @@ class _Cut:
         return tuple((self.kept[value].cumsum(0) - 1)[channels].tolist())
 
 
-def compact(network: SpikingNetwork) -> SpikingNetwork:
+@overload
+def compact(network: SpikingNetwork) -> SpikingNetwork: ...
+@overload
+def compact(network: GraphNetwork) -> GraphNetwork: ...
+def compact(network: Network) -> Network:
     """A new network without the channels that masks made superfluous, in evaluation mode.
 
     Raises:
         ScaDeployError: if a layer has no channel left.
     """
+    if isinstance(network, GraphNetwork):
+        return compact_graph(network)
     cut = _cut(network)
     small = SpikingNetwork(_smaller(network.spec, cut)).to(next(network.parameters()).dtype)
     for layer, (source, *_) in zip(network.spec.layers, network.spec.sources, strict=True):
@@ -74,7 +84,7 @@ def compact(network: SpikingNetwork) -> SpikingNetwork:
     return small.eval()
 
 
-def prove(network: SpikingNetwork, small: SpikingNetwork, x: torch.Tensor) -> Proof:
+def prove(network: Network, small: Network, x: torch.Tensor) -> Proof:
     """Run both on a real batch in float64 and compare every spike and logit.
 
     Args:
@@ -83,10 +93,10 @@ def prove(network: SpikingNetwork, small: SpikingNetwork, x: torch.Tensor) -> Pr
     Raises:
         Mismatch: if a spike differs or a logit differs by more than 1e-5.
     """
-    wide, narrow = (_double(n) for n in (network, small))
+    wide, narrow = (n.twin(torch.float64) for n in (network, small))
     with torch.no_grad(), wide.recording() as masked, narrow.recording() as compacted:
         difference = float((wide(x) - narrow(x)).abs().max())
-    kept = _cut(network).kept
+    kept = kept_channels(network) if isinstance(network, GraphNetwork) else _cut(network).kept
     compared = 0
     for name, spikes in compacted.items():
         wrong = int((spikes != masked[name][:, :, kept[name]]).sum())
@@ -96,12 +106,6 @@ def prove(network: SpikingNetwork, small: SpikingNetwork, x: torch.Tensor) -> Pr
     if not difference <= LOGIT_TOLERANCE:
         raise Mismatch(f"compaction changed a logit by {difference:g}, more than {LOGIT_TOLERANCE:g}")
     return Proof(len(x), compared, difference)
-
-
-def _double(network: SpikingNetwork) -> SpikingNetwork:
-    twin = SpikingNetwork(network.spec).double().eval()
-    twin.load_state_dict(network.state_dict())
-    return twin
 
 
 def _alive(network: SpikingNetwork) -> dict[str, torch.Tensor]:

@@ -11,48 +11,28 @@ itself. Each batch-norm that reads it masks its own view of it; compaction then 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import cast
 
 from torch import nn
 
-from sca_deploy.nn.network import MaskedBatchNorm, SpikingNetwork, Sum
-from sca_deploy.nn.neuron import LIF
+from sca_deploy.nn.graph_network import GraphNetwork
+from sca_deploy.nn.network import SpikingNetwork, Sum
 from sca_deploy.nn.spec import INPUT, BatchNormSpec, LayerSpec, LIFSpec, NetworkSpec
+from sca_deploy.pruning.graph_channels import graph_groups
+from sca_deploy.pruning.group import ChannelGroup, Network
 
 _STARTS = ("conv", "linear", "flatten", "select")
 """Layers whose output channels no batch-norm has normalised, or which are not those of what they read."""
 
 
-@dataclass(frozen=True, eq=False)
-class ChannelGroup:
-    """Channels that are pruned together.
-
-    Args:
-        name: the layer name of the first batch-norm.
-        norms: batch-norms that share one mask.
-        neurons: the populations whose channels these are; never none.
-        weights: of the convolutions and linear layers whose outputs the norms normalise, (channels, ...);
-            one may belong to several groups where several norms read one stream.
-    """
-
-    name: str
-    norms: tuple[MaskedBatchNorm, ...]
-    neurons: tuple[LIF, ...]
-    weights: tuple[nn.Parameter, ...]
-
-    @property
-    def channels(self) -> int:
-        """How many channels the group has."""
-        return len(self.norms[0].mask)
-
-
-def channel_groups(network: SpikingNetwork) -> list[ChannelGroup]:
-    """The groups of a network in the order of their first batch-norms.
+def channel_groups(network: Network) -> list[ChannelGroup]:
+    """The groups of a network in the order of their first batch-norms, or gates.
 
     Only groups that compaction can take out whole: not those that meet a value without batch-norm in a
     sum, nor those that another batch-norm reads through a sum, nor those without neurons.
     """
+    if isinstance(network, GraphNetwork):
+        return graph_groups(network)
     spec = network.spec
     owner = _meeting(spec)
     open_ended = {owner[INPUT]} | {owner[layer.name] for layer in spec.layers if layer.type in _STARTS}

@@ -17,7 +17,7 @@ import torch
 
 from sca_deploy.config import PruneConfig
 from sca_deploy.errors import UsageError, unknown_name
-from sca_deploy.nn.network import SpikingNetwork
+from sca_deploy.pruning.group import Network
 from sca_deploy.pruning.schedule import Plan
 
 Batch = tuple[torch.Tensor, torch.Tensor]
@@ -53,7 +53,7 @@ class Method:
     options: ClassVar[frozenset[str]] = frozenset()
     """Keys of the prune table this method reads besides keep and the penalties."""
 
-    def __init__(self, network: SpikingNetwork, config: PruneConfig, plan: Plan) -> None:
+    def __init__(self, network: Network, config: PruneConfig, plan: Plan) -> None:
         self.network, self.config, self.plan = network, config, plan
         _refuse_unread(self.name, self.options, config)
 
@@ -78,6 +78,14 @@ class Method:
     def after_epoch(self, epoch: int, calibration: Calibration) -> dict[str, Any]:
         """What happened in the epoch, to be logged; {} if nothing is ever pruned."""
         return {}
+
+    def once(self, calibration: Calibration) -> dict[str, Any]:
+        """Prune a network that is not trained any more, from what calibration data says; what is to be logged.
+
+        Raises:
+            UsageError: if the method prunes only while a network trains.
+        """
+        raise UsageError(f"method '{self.name}' prunes while it trains", "give --epochs, or choose sca or random")
 
     def state_dict(self) -> dict[str, Any]:
         """Plain values and tensors that `load_state_dict` continues from; masks of channels are the network's."""

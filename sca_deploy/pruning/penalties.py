@@ -8,8 +8,7 @@ import torch
 from torch import nn
 
 from sca_deploy.config import PruneConfig
-from sca_deploy.nn.network import SpikingNetwork
-from sca_deploy.nn.neuron import LIF
+from sca_deploy.pruning.group import Network, Neurons
 
 
 class Penalties:
@@ -20,12 +19,12 @@ class Penalties:
     scales are added to the gradients as l1 sign(x), their subgradient.
     """
 
-    def __init__(self, network: SpikingNetwork, config: PruneConfig) -> None:
+    def __init__(self, network: Network, config: PruneConfig) -> None:
         self._config = config
-        self._populations = list(network.neurons().values())
+        self._populations: list[Neurons] = list(network.neurons().values())
         self._shrunk = [(m.weight, config.l1_weights) for m in network.modules() if isinstance(m, nn.Conv2d)]
         self._shrunk += [(norm.weight, config.l1_gamma) for norm in network.norms().values()]
-        self._attached: list[tuple[LIF, Any]] = []
+        self._attached: list[tuple[Neurons, Any]] = []
         self._terms: list[torch.Tensor] = []
 
     def attach(self) -> None:

@@ -20,8 +20,7 @@ import torch
 
 from sca_deploy.distributed import averaged
 from sca_deploy.errors import unknown_name
-from sca_deploy.nn.network import SpikingNetwork
-from sca_deploy.pruning.groups import ChannelGroup
+from sca_deploy.pruning.group import ChannelGroup, Network
 from sca_deploy.pruning.method import Calibration
 from sca_deploy.pruning.scores import Meter, need_weights
 
@@ -40,7 +39,7 @@ class Regrowth:
     """
 
     def __init__(
-        self, name: str, network: SpikingNetwork, groups: Sequence[ChannelGroup], seed: int, batches: int | None = 8
+        self, name: str, network: Network, groups: Sequence[ChannelGroup], seed: int, batches: int | None = 8
     ) -> None:
         if name not in SIGNALS:
             raise unknown_name("prune.regrow_by", name, SIGNALS)
@@ -109,7 +108,7 @@ class Regrowth:
 
 
 @contextmanager
-def all_on(network: SpikingNetwork, groups: Sequence[ChannelGroup]) -> Iterator[None]:
+def all_on(network: Network, groups: Sequence[ChannelGroup]) -> Iterator[None]:
     """Inside the block, the network is in evaluation mode and no channel is masked."""
     norms = [norm for group in groups for norm in group.norms]
     masks, training = [norm.mask.clone() for norm in norms], network.training

@@ -29,11 +29,10 @@ import torch
 
 from sca_deploy.distributed import averaged, size, summed
 from sca_deploy.errors import UsageError, unknown_name
-from sca_deploy.nn.neuron import LIF
 from sca_deploy.nn.reduction import channel_mean
-from sca_deploy.pruning.groups import ChannelGroup
+from sca_deploy.pruning.group import ChannelGroup, Neurons
 
-Observed = Callable[[torch.Tensor, torch.Tensor, LIF], torch.Tensor]
+Observed = Callable[[torch.Tensor, torch.Tensor, Neurons], torch.Tensor]
 Static = Callable[[ChannelGroup], torch.Tensor]
 
 
@@ -48,7 +47,7 @@ def _activity(v: torch.Tensor, spikes: torch.Tensor) -> torch.Tensor:
     return spikes + v.abs() * (1 - spikes)
 
 
-def _primitive(v: torch.Tensor, _: torch.Tensor, neuron: LIF) -> torch.Tensor:
+def _primitive(v: torch.Tensor, _: torch.Tensor, neuron: Neurons) -> torch.Tensor:
     # Of the tanh surrogate with sharpness 3, whatever the network was trained with, as in the released code.
     shape = torch.tanh(3.0 * (v - neuron.threshold)) + math.tanh(1.5)
     return critical(shape / (2 * math.tanh(1.5)))
@@ -117,7 +116,7 @@ class Meter:
         if name == "weight_l1":
             need_weights(name, groups)
         self.name, self._groups = name, list(groups)
-        self._attached: list[tuple[LIF, Any]] = []
+        self._attached: list[tuple[Neurons, Any]] = []
         generator = torch.Generator().manual_seed(seed)
         self._drawn = [torch.rand(group.channels, generator=generator) for group in self._groups]
         self.reset()
@@ -126,6 +125,11 @@ class Meter:
         """Forget what was seen."""
         self._samples = [0.0] * len(self._groups)
         self._sums = [torch.zeros_like(group.norms[0].mask) for group in self._groups]
+
+    @property
+    def watches(self) -> bool:
+        """Whether the score is made of what the network does, and not of its weights."""
+        return self.name in OBSERVED or self.name == "taylor"
 
     def attach(self) -> None:
         """Begin to watch the forwards that follow, if the score needs to."""
@@ -172,7 +176,7 @@ class Meter:
         for total, value in zip(self._sums, state["sums"], strict=True):
             total.copy_(value)
 
-    def _observer(self, function: Observed, neuron: LIF, position: int, share: float) -> Any:
+    def _observer(self, function: Observed, neuron: Neurons, position: int, share: float) -> Any:
         def observe(v: torch.Tensor, spikes: torch.Tensor) -> None:
             samples = v.shape[1]
             with torch.no_grad(), torch.autocast(v.device.type, enabled=False):  # which would round sums

@@ -14,7 +14,8 @@ from torch import nn
 from sca_deploy.config import PruneConfig
 from sca_deploy.errors import UsageError
 from sca_deploy.nn.network import SpikingNetwork
-from sca_deploy.pruning.groups import ChannelGroup, channel_groups
+from sca_deploy.pruning.group import ChannelGroup, Network
+from sca_deploy.pruning.groups import channel_groups
 from sca_deploy.pruning.method import Calibration, Method
 from sca_deploy.pruning.schedule import Plan, Schedule
 from sca_deploy.pruning.scores import Meter
@@ -39,8 +40,13 @@ class WeightMethod(Method):
     own_signal = "none"
     options = frozenset({"regrow_by"})
 
-    def __init__(self, network: SpikingNetwork, config: PruneConfig, plan: Plan) -> None:
+    def __init__(self, network: Network, config: PruneConfig, plan: Plan) -> None:
         super().__init__(network, config, plan)
+        if not isinstance(network, SpikingNetwork):
+            raise UsageError(
+                f"method '{self.name}' masks single weights, which networks brought as a graph do not have masks for",
+                "choose a method that prunes channels, such as sca",
+            )
         layers = {n: m for n, m in network.layers.items() if isinstance(m, nn.Conv2d | nn.Linear)}
         self.weights: dict[str, torch.Tensor] = {name: layer.weight for name, layer in layers.items()}
         self.readout = list(self.weights)[-1]

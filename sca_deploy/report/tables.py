@@ -46,6 +46,8 @@ def comparison_table(document: dict[str, Any]) -> str:
     """Dense against pruned, from the document of `compare`, and below it what to know before believing it."""
     rows = []
     for key, title in _ROWS.items():
+        if key not in document["ratio"]:
+            continue
         dense, pruned, ratio = (document[side][key] for side in ("dense", "pruned", "ratio"))
         shown = ratio["typical"] if isinstance(ratio, dict) else ratio
         cells = [_cell(key, dense), _cell(key, pruned)]

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from sca_deploy.checkpoint import load_network
+from sca_deploy.checkpoint import load_trained
 from sca_deploy.console import Console
 from sca_deploy.errors import ScaDeployError
 from sca_deploy.files import read_json, write_json, write_table
@@ -66,7 +66,7 @@ class _NoiseOf:
         if path.exists() and read_json(path).get("key") == key:
             return
         job = Job(cell.config, place.parent, Console(quiet))
-        network, _ = load_network(place / "network.pt")
+        network = load_trained(place / "network.pt")
         x, y = job.dataset.test_x[: settings.samples or None], job.dataset.test_y[: settings.samples or None]
         draws, encode = range(settings.draws), job.inputs.fixed
         rows = input_noise(network, x, y, settings.input, draws, job.dataset.pixel_max, encode=encode)
@@ -126,7 +126,7 @@ def _activity(study: Study, folder: Path, results: Path, console: Console, jobs:
             continue
         console.say(f"activity: {cell.title}")
         job = Job(cell.config, cell_folder(folder, cell).parent, console)
-        network, _ = load_network(cell_folder(folder, cell) / "network.pt")
+        network = load_trained(cell_folder(folder, cell) / "network.pt")
         x = job.inputs.fixed(job.dataset.test_x)
         activity, similarity = per_class_activity(network, x, job.dataset.test_y), channel_similarity(network, x)
         rows += [{"arm": cell.arm, "seed": cell.seed, **row} for row in channel_rows(activity, similarity)]
@@ -138,7 +138,7 @@ def _activity(study: Study, folder: Path, results: Path, console: Console, jobs:
 def _trained(cell: Cell, folder: Path) -> tuple[SpikingNetwork, Job]:
     """The network as trained, masks and all."""
     place = cell_folder(folder, cell)
-    network, _ = load_network(place / "train" / "checkpoint.pt")
+    network = load_trained(place / "train" / "checkpoint.pt")
     return network, Job(cell.config, place.parent, Console(quiet=True))
 
 

@@ -1,7 +1,7 @@
 """Runs a NIR graph node by node, as the format's own equations say: the reference for what reads graphs.
 
-One Euler step of dt a time step, float64, sums over incoming edges, recurrent edges one step late, hard reset.
-Nothing is folded.
+One Euler step of dt a time step, float64, sums over incoming edges, recurrent edges one step late, hard reset or what
+else `Dynamics` asks for. Nothing is folded. Graphs inside the graph are not taken apart.
 """
 
 import nir
@@ -9,79 +9,124 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from sca_deploy.hardware.dynamics import Dynamics
+
 
 def run_graph(graph, x, dt):
     """{neuron node: spikes (samples, steps, *shape)}, what entered the Output, and {neuron node: last v}."""
-    steps = x.shape[1]
-    order = _order(graph)
-    state, spikes, outputs = {}, {}, []
-    for t in range(steps):
+    outputs, arrived, last = run_nodes(graph, x, Dynamics(dt))
+    fired = {name: hasattr(graph.nodes[name], "v_threshold") & (outputs[name] > 0) for name in last}
+    return fired, arrived, last
+
+
+def run_nodes(graph, x, dynamics):
+    """{node: its output (samples, steps, *shape)}, what entered the Output, and {neuron node: last v}."""
+    order, rank = _order(graph)
+    state, outputs, arrived = {}, {name: [] for name in order}, []
+    for t in range(x.shape[1]):
         now = {}
         for name in order:
             node = graph.nodes[name]
-            sources = [a for a, b in graph.edges if b == name]
-            arriving = [now[s] if s in now else state[s, "out"] for s in sources if s in now or (s, "out") in state]
-            total = sum(arriving) if arriving else 0.0
+            read = [(a, _late(graph, rank, a, name)) for a, b in graph.edges if b == name]
+            arriving = [state.get((a, "out"), torch.zeros(1)) if late else now[a] for a, late in read]
+            total = sum(arriving)
             if isinstance(node, nir.Input):
                 now[name] = torch.from_numpy(x[:, t].astype(np.float64))
             elif isinstance(node, nir.Output):
-                outputs.append(total)
+                arrived.append(total)
+                now[name] = total
             elif isinstance(node, nir.Delay):
-                now[name] = _delayed(node, total, state, name, dt)
+                now[name] = _delayed(node, total, state, name, dynamics.dt)
             elif hasattr(node, "r"):
-                now[name] = _neurons(node, total, state, name, dt)
-                spikes.setdefault(name, []).append(now[name])
+                # What is late at the first step is zero, of whatever shape.
+                whole = total.expand(len(x), *np.broadcast_shapes(total.shape[1:], node.r.shape))
+                now[name] = _neurons(node, whole, state, name, dynamics)
             else:
-                now[name] = _linear(node, total)
-        for name, value in now.items():
-            state[name, "out"] = value
-    fired = {n: torch.stack(s, 1).numpy().astype(bool) for n, s in spikes.items()}
-    return fired, torch.stack(outputs, 1).numpy(), {n: state[n, "v"].numpy() for n in spikes}
+                now[name] = _linear(node, _zeros_like_read(graph, read, total, len(x)))
+            outputs[name].append(now[name])
+        state |= {(name, "out"): value for name, value in now.items()}
+    potentials = {name: state[name, "v"].numpy() for name in order if (name, "v") in state}
+    return {name: torch.stack(v, 1).numpy() for name, v in outputs.items()}, torch.stack(arrived, 1).numpy(), potentials
+
+
+def _zeros_like_read(graph, read, total, samples):
+    """What a linear node reads; a late population's zeros at the first step have the shape of its parameters."""
+    if total.dim() > 1:
+        return total
+    [(source, _)] = read
+    return torch.zeros(samples, *graph.nodes[source].r.shape, dtype=torch.float64)
 
 
 def _order(graph):
-    """Sources first; an edge that closes a loop through neurons is left for the next step."""
-    order, waiting = [], list(graph.nodes)
+    """Sources first, where edges that close a loop do not count; and how far each node is from the Input."""
+    rank, frontier = {}, [name for name, node in graph.nodes.items() if isinstance(node, nir.Input)]
+    while frontier:
+        rank |= {name: len(rank) for name in frontier}
+        frontier = sorted({b for a, b in graph.edges if a in frontier and b not in rank})
+    order, waiting = [], sorted(graph.nodes, key=rank.__getitem__)
     while waiting:
         for name in waiting:
-            sources = [a for a, b in graph.edges if b == name and a in waiting and not _later(graph, a, name)]
-            if not sources:
+            if not any(a in waiting and not _late(graph, rank, a, name) for a, b in graph.edges if b == name):
                 order.append(name)
                 waiting.remove(name)
                 break
-    return order
+    return order, rank
 
 
-def _later(graph, source, name):
-    """Whether the edge source -> name brings a population's own spikes back to it."""
-    frontier, seen = [name], set()
+def _late(graph, rank, source, name):
+    """Whether a loop leads a population's output to itself, or to one nearer to the Input, by way of `name`."""
+    if not hasattr(graph.nodes[source], "r") or source not in _reached(graph, name):
+        return False
+    ends = _reached(graph, name, lambda node: not hasattr(graph.nodes[node], "r"))
+    return any(hasattr(graph.nodes[node], "r") and rank[node] <= rank[source] for node in ends)
+
+
+def _reached(graph, name, passed=lambda node: True):
+    """A node and those it leads to, not beyond those that are not passed."""
+    frontier, seen = [name], {name}
     while frontier:
         node = frontier.pop()
-        for a, b in graph.edges:
-            if a == node and b not in seen:
-                seen.add(b)
-                frontier.append(b)
-    return source in seen and hasattr(graph.nodes[name], "r")
+        onward = {b for a, b in graph.edges if a == node and passed(node)} - seen
+        seen |= onward
+        frontier += onward
+    return seen
 
 
-def _neurons(node, total, state, name, dt):
-    v = state.get((name, "v"), 0.0)
+def _neurons(node, total, state, name, dynamics):
+    dt = dynamics.dt
+    parameter = {key: torch.from_numpy(np.asarray(value, np.float64)) for key, value in vars(node).items()
+                 if isinstance(value, np.ndarray)}  # fmt: skip
+    v = state.get((name, "v"), torch.zeros_like(total))
     current = total
-    if hasattr(node, "tau_syn"):
+    if "tau_syn" in parameter:
         old = state.get((name, "i"), 0.0)
-        rate, gain = (torch.from_numpy(np.float64(value)) for value in (dt / node.tau_syn, node.w_in))
-        current = old + rate * (gain * total - old)
+        current = old + dt / parameter["tau_syn"] * (parameter["w_in"] * total - old)
         state[name, "i"] = current
-    r = torch.from_numpy(np.float64(node.r))
-    tau = getattr(node, "tau", getattr(node, "tau_mem", None))
-    change = dt * r * current if tau is None else dt / torch.from_numpy(np.float64(tau)) * (r * current - v)
-    v = v + change
-    if not hasattr(node, "v_threshold"):
-        state[name, "v"] = v
-        return torch.zeros_like(v)
-    fired = (v > torch.from_numpy(np.float64(node.v_threshold))).double()
-    state[name, "v"] = v * (1 - fired)
-    return fired
+    tau = parameter.get("tau", parameter.get("tau_mem"))
+    if tau is None:
+        v = v + dt * parameter["r"] * current
+    else:
+        v = v + dt / tau * (parameter["v_leak"] - v + parameter["r"] * current)
+    state[name, "v"] = v
+    if "v_threshold" not in parameter:
+        return v
+    threshold = parameter["v_threshold"].expand(v.shape)
+    # One spike after the other: as long as the threshold is passed, it is taken away.
+    spikes, left = torch.zeros_like(v), v.clone()
+    while True:
+        fires = left >= threshold if dynamics.tie == "ge" else left > threshold
+        spikes += fires
+        left = torch.where(fires, left - threshold, left)
+        if not (dynamics.multi_spike and fires.any()):
+            break
+    reset = parameter.get("v_reset", torch.zeros(1)).double().expand(v.shape)
+    after = left if dynamics.reset == "subtract" else torch.where(spikes > 0, reset, v)
+    if dynamics.clamp == "threshold" and isinstance(node, nir.IF):
+        after = torch.where(after < -threshold, -threshold, after)
+    elif isinstance(dynamics.clamp, float):
+        after = torch.where(after < dynamics.clamp, torch.full_like(after, dynamics.clamp), after)
+    state[name, "v"] = after
+    return spikes
 
 
 def _delayed(node, total, state, name, dt):
@@ -97,9 +142,11 @@ def _delayed(node, total, state, name, dt):
 
 def _linear(node, x):
     if isinstance(node, nir.Flatten):
-        return x.flatten(1)
+        return x.flatten(*(axis + 1 if axis >= 0 else axis for axis in (node.start_dim, node.end_dim)))
     if isinstance(node, nir.Scale):
         return x * torch.from_numpy(np.float64(node.scale))
+    if isinstance(node, nir.Threshold):
+        return (x > torch.from_numpy(np.float64(node.threshold))).double()
     if isinstance(node, nir.SumPool2d | nir.AvgPool2d):
         kernel, stride, padding = (tuple(map(int, np.ravel(v))) for v in (node.kernel_size, node.stride, node.padding))
         area = kernel[0] * kernel[1] if isinstance(node, nir.SumPool2d) else 1
@@ -114,5 +161,6 @@ def _linear(node, x):
             reach = [d * (k - 1) for d, k in zip(node.dilation, weight.shape[2:], strict=True)]
             sides = [side for r in reversed(reach) for side in (r // 2, r - r // 2)]
             return F.conv2d(F.pad(x, sides), weight, bias, 1, 0, tuple(node.dilation), node.groups)
-        return F.conv2d(x, weight, bias, tuple(node.stride), tuple(node.padding), tuple(node.dilation), node.groups)
+        padding = node.padding if isinstance(node.padding, str) else tuple(node.padding)
+        return F.conv2d(x, weight, bias, tuple(node.stride), padding, tuple(node.dilation), node.groups)
     return F.linear(x, weight, bias)

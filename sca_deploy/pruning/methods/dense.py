@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from sca_deploy.pruning.method import Method
+from typing import Any
+
+from sca_deploy.pruning.method import Calibration, Method
 
 
 class Dense(Method):
@@ -10,3 +12,7 @@ class Dense(Method):
 
     name = "dense"
     summary = "no pruning"
+
+    def once(self, calibration: Calibration) -> dict[str, Any]:
+        """Nothing."""
+        return {}

@@ -12,7 +12,7 @@ import math
 import torch
 
 from sca_deploy.config import PruneConfig
-from sca_deploy.nn.network import SpikingNetwork
+from sca_deploy.pruning.group import Network
 from sca_deploy.pruning.schedule import Plan
 from sca_deploy.pruning.weights import WeightMethod, best
 
@@ -25,7 +25,7 @@ class RigL(WeightMethod):
     options = frozenset()
     own_signal = "weight_gradient"
 
-    def __init__(self, network: SpikingNetwork, config: PruneConfig, plan: Plan) -> None:
+    def __init__(self, network: Network, config: PruneConfig, plan: Plan) -> None:
         super().__init__(network, config, plan)
         generator = torch.Generator().manual_seed(plan.seed)
         densities = erk({name: weight.shape for name, weight in self.weights.items()}, config.keep)

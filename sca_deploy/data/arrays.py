@@ -1,0 +1,103 @@
+"""A labelled set of your own in one .npz file, as numpy and Keras people keep them.
+
+    x_train (samples, ...), y_train (samples,), x_test, y_test       also: train, ytr, test, yte
+
+Samples are images (C, H, W) or (H, W), feature vectors, or recordings over time (T, C, H, W); values are whole
+numbers from 0 to 255, so event counts and pixels go in as they are. Nothing is ever unpickled.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from sca_deploy.data.dataset import Dataset
+from sca_deploy.errors import ScaDeployError, UsageError
+
+NAME = "npz"
+NAMES = {
+    "x_train": ("x_train", "train_x", "train"),
+    "y_train": ("y_train", "train_y", "ytr"),
+    "x_test": ("x_test", "test_x", "test"),
+    "y_test": ("y_test", "test_y", "yte"),
+}
+WRITE = "write it with numpy.savez(FILE, x_train=..., y_train=..., x_test=..., y_test=...)"
+TIMED_DIMS = 5
+
+
+def load_arrays(path: Path | None, steps: int | None, size: int) -> Dataset:
+    """The set in an .npz file.
+
+    Args:
+        path: the file.
+        steps: time steps of the network, which recordings must have.
+        size: 0; files of arrays are not resized.
+
+    Raises:
+        UsageError: if no file is given, or another size is asked for.
+        ScaDeployError: if it is missing or damaged, lacks an array, or holds values that are not 0 to 255.
+    """
+    if path is None:
+        raise UsageError("no file of arrays is given", "give --data FILE.npz, or data.folder in a config")
+    if size:
+        raise UsageError(f"{path} cannot be brought to {size} pixels", "leave data.size out")
+    arrays = _read(path)
+    x_train, x_test = (_samples(path, key, arrays[key]) for key in ("x_train", "x_test"))
+    y_train, y_test = (_labels(path, key, arrays[key]) for key in ("y_train", "y_test"))
+    timed = x_train.ndim == TIMED_DIMS
+    if timed and steps is not None and x_train.shape[1] != steps:
+        raise UsageError(f"{path} holds recordings of {x_train.shape[1]} steps, the network lasts {steps}")
+    return Dataset(
+        name=path.stem,
+        train_x=x_train,
+        train_y=y_train,
+        test_x=x_test,
+        test_y=y_test,
+        classes=int(max(y_train.max(initial=0), y_test.max(initial=0))) + 1,
+        pixel_max=int(max(1, x_train.max(initial=0), x_test.max(initial=0))),
+        timed=timed,
+    )
+
+
+def recorded_steps(path: Path) -> int | None:
+    """How many time steps the recordings of a file have; None for images and vectors."""
+    x = _read(path)["x_train"]
+    return int(x.shape[1]) if x.ndim == TIMED_DIMS else None
+
+
+def _read(path: Path) -> dict[str, npt.NDArray[np.generic]]:
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            found = {key: next((name for name in names if name in file), None) for key, names in NAMES.items()}
+            missing = [key for key, name in found.items() if name is None]
+            if missing:
+                raise ScaDeployError(f"{path} has no array '{missing[0]}', it holds {', '.join(file.files)}", WRITE)
+            return {key: file[name] for key, name in found.items() if name is not None}
+    except FileNotFoundError as error:
+        raise ScaDeployError(f"no such file: {path}") from error
+    except ScaDeployError:
+        raise
+    except Exception as error:
+        # numpy and zipfile report damage in many ways.
+        reason = (str(error).splitlines() or [""])[0][:120]
+        raise ScaDeployError(f"{path} is not a readable .npz file ({reason})", WRITE) from error
+
+
+def _samples(path: Path, key: str, x: npt.NDArray[np.generic]) -> npt.NDArray[np.uint8]:
+    if x.dtype.kind not in "iufb" or x.ndim < 2:
+        raise ScaDeployError(f"{path}: '{key}' is {x.dtype} of shape {x.shape}, numbers of (samples, ...) are needed")
+    whole = x.astype(np.uint8)
+    if not np.array_equal(whole, x):
+        raise ScaDeployError(
+            f"{path}: '{key}' holds values from {x.min():g} to {x.max():g}, whole numbers from 0 to 255 are needed",
+            "multiply pixels of 0 to 1 by 255 and round them",
+        )
+    return whole[:, None] if whole.ndim == 3 else whole
+
+
+def _labels(path: Path, key: str, y: npt.NDArray[np.generic]) -> npt.NDArray[np.int64]:
+    if y.dtype.kind not in "iu":
+        raise ScaDeployError(f"{path}: '{key}' is {y.dtype}, whole numbers are needed")
+    return y.astype(np.int64).reshape(-1)
