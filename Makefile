@@ -8,9 +8,11 @@ BIN := $(VENV)/bin
 # Named after the interpreter asked for, so that asking for another one installs again.
 STAMP := $(VENV)/installed-by-$(subst /,_,$(PYTHON))
 SUPPORTED := import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 13))
+PEERS := .peers/installed-for-$(subst /,_,$(PYTHON))
+RECENT := import sys; sys.exit(sys.version_info[:2] < (3, 11))
 VERSION := import sys; print("%d.%d" % sys.version_info[:2])
 
-.PHONY: help demo test lint format coverage benchmarks wheel clean
+.PHONY: help demo test peers lint format coverage benchmarks wheel clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -23,8 +25,10 @@ help:  ## list the targets
 demo: $(STAMP)  ## train, prune, verify and map a small network
 	$(BIN)/sca-deploy run configs/digits.toml
 
-test: lint  ## everything that must hold: lint, types, tests
+test: lint peers  ## everything that must hold: lint, types, tests
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile $(PYTEST_ARGS)
+
+peers: $(PEERS)  ## other frameworks that the tests run our files in, in .peers/
 
 lint: $(STAMP)  ## ruff and mypy, changing nothing
 	$(BIN)/ruff check .
@@ -47,7 +51,7 @@ wheel: $(STAMP)  ## build sdist and wheel into dist/
 	$(BIN)/python -m build --no-isolation
 
 clean:  ## remove the environment and every cache; keeps runs/
-	rm -rf $(VENV) build dist *.egg-info .coverage .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) .peers build dist *.egg-info .coverage .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # The stamp is written last: an install that was cut short starts again where it stopped.
@@ -63,4 +67,13 @@ $(STAMP): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install -c constraints.txt -e '.[lava,test]'
 	$(BIN)/python -m pip install -c constraints.txt --no-deps --ignore-requires-python lava-nc lava-dl
 	$(BIN)/python -m pip install -c constraints.txt --no-deps tonic importRosbag aedat neurobench snntorch
+	@touch $@
+
+# They pin another nir than ours, or would replace our packages, so each has a folder of its own.
+$(PEERS): $(STAMP)
+	rm -rf .peers
+	$(BIN)/python -m pip install --no-deps --target .peers/sinabs sinabs==3.1.3 nir==1.0.4 nirtorch==1.0 pbr==7.0.3
+	@if $(BIN)/python -c '$(RECENT)'; then \
+	  $(BIN)/python -m pip install --no-deps --target .peers/spikingjelly spikingjelly==2.0.0 loguru==0.7.3; \
+	else echo "spikingjelly 2.0 needs Python 3.11: its tests will be skipped"; fi
 	@touch $@

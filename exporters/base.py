@@ -4,9 +4,9 @@ An exporter turns a `Deployable` into a file or a folder of one format and prove
 `Check` in the `Exported` it returns says what was compared and by how much the two sides differ.
 
 The exporters of this package and those of plug-ins are found the same way: an entry point of the group
-`sca_deploy.exporters` whose name is the target and whose value names a class without arguments that
-satisfies `Exporter`. Nothing is imported before a target is asked for, and a plug-in cannot take the name of
-an exporter of this package.
+`sca_deploy.exporters` whose name is the target and whose value names a class that satisfies `Exporter` and needs no
+arguments; those it can take are the options of its target. Nothing is imported before a target is asked for, and a
+plug-in cannot take the name of an exporter of this package.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import EntryPoint, entry_points
+from inspect import signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
@@ -155,18 +156,28 @@ def exporters() -> tuple[str, ...]:
     return tuple(sorted(_known()))
 
 
-def exporter(name: str) -> Exporter:
+def exporter(name: str, options: Mapping[str, Any] | None = None) -> Exporter:
     """The exporter for a target.
 
+    Args:
+        name: the target.
+        options: what its class is to be made with, such as {"form": "scan"} for onnx.
+
     Raises:
-        UsageError: if no exporter has that name, or a plug-in of that name does not load.
+        UsageError: if no exporter has that name or takes such an option, or a plug-in of that name does not load.
     """
     known = _known()
     if name not in known:
         raise unknown_name("target", name, known)
     point = known[name]
     try:
-        found = point.load()()
+        kind = point.load()
+        taken = signature(kind).parameters
+        for option in options or {}:
+            if option not in taken:
+                said = ", ".join(f"--{known.replace('_', '-')}" for known in taken) or "none"
+                raise UsageError(f"target '{name}' takes no --{option.replace('_', '-')}", f"its options: {said}")
+        found = kind(**(options or {}))
     except ScaDeployError:
         raise
     except Exception as error:

@@ -60,10 +60,10 @@ class Walk:
         for i, part in enumerate(self.parts):
             if part == [self.input]:
                 continue
-            if len(part) == 1 and (part[0], part[0]) not in self.late:
+            if not self.looped(part):
                 values[part[0]] = self._node(part[0], values, None, node)[0]
             else:
-                values |= self._loop(part, values, node)
+                values |= self._loop(part, values, node, x)
             for name in [name for name in values if last.get(name, -1) <= i and name not in keep]:
                 del values[name]
         return values
@@ -72,15 +72,17 @@ class Walk:
         total = reduce(torch.add, [values[source] for source in self.sources[name]])
         return (total, None) if name == self.output else node(name, total, memory)
 
-    def _loop(self, part: list[str], values: Values, node: Node) -> Values:
-        """The nodes of a loop, step by step."""
+    def looped(self, part: list[str]) -> bool:
+        """Whether a part is a loop, which is run step by step."""
+        return len(part) > 1 or (part[0], part[0]) in self.late
+
+    def _loop(self, part: list[str], values: Values, node: Node, x: torch.Tensor) -> Values:
+        """The nodes of a loop, step by step; x is the graph's input."""
         outside = {source for name in part for source in self.sources[name]} - set(part)
-        steps, samples = next(iter(values.values())).shape[:2] if not outside else values[min(outside)].shape[:2]
-        like = next(iter(values.values()))
         memory: dict[str, Memory] = dict.fromkeys(part)
-        before = {name: like.new_zeros(1, samples, *self.shapes[name]) for name in part}
+        before = {name: x.new_zeros(1, x.shape[1], *self.shapes[name]) for name in part}
         outputs: dict[str, list[torch.Tensor]] = {name: [] for name in part}
-        for t in range(steps):
+        for t in range(len(x)):
             now = {name: values[name][t : t + 1] for name in outside}
             for name in part:
                 arriving = [
@@ -105,6 +107,8 @@ def plan(graph: nir.NIRGraph) -> Walk:
             raise ScaDeployError(f"the edge '{source}' -> '{target}' names a node that the graph does not hold")
         sources[target].append(source)
     ends = [_only(nodes, kind) for kind in (nir.Input, nir.Output)]
+    if sources[ends[0]] or any(ends[1] in reads for reads in sources.values()):
+        raise ScaDeployError(f"an edge leads into the Input '{ends[0]}' or out of the Output '{ends[1]}'")
     for name, node in nodes.items():
         if name not in ends and not isinstance(node, KNOWN):
             raise refuse(name, node, "this node type is not known", "replace it by nodes of NIR's own")
@@ -120,9 +124,10 @@ def plan(graph: nir.NIRGraph) -> Walk:
 
 
 class FloatNodes:
-    """The nodes of a graph as plain functions without gradients."""
+    """The nodes of a graph as plain functions without gradients; fills the lists in `potentials`, by node."""
 
     def __init__(self, walk: Walk, dynamics: Dynamics, dtype: torch.dtype) -> None:
+        self.potentials: dict[str, list[torch.Tensor]] = {}
         self._walk, self._dynamics = walk, dynamics
         self._tensors = {name: weights(node, dtype) for name, node in walk.nodes.items()}
         self._steps = {
@@ -135,7 +140,8 @@ class FloatNodes:
         """The node's output and memory."""
         node = self._walk.nodes[name]
         if isinstance(node, SPIKING):
-            return fire(x, memory, self._steps[name], self._dynamics)
+            watched = self.potentials.get(name)
+            return fire(x, memory, self._steps[name], self._dynamics, watched)
         if isinstance(node, INTEGRATORS):
             return integrate(x, memory, self._steps[name])
         if isinstance(node, nir.Delay):
@@ -144,13 +150,18 @@ class FloatNodes:
 
 
 def run_graph(
-    graph: nir.NIRGraph, dynamics: Dynamics, x: npt.NDArray[np.generic], dtype: torch.dtype = torch.float64
+    graph: nir.NIRGraph,
+    dynamics: Dynamics,
+    x: npt.NDArray[np.generic],
+    dtype: torch.dtype = torch.float64,
+    potentials: dict[str, npt.NDArray[np.floating]] | None = None,
 ) -> dict[str, npt.NDArray[np.floating]]:
     """What every node of a graph puts out: spikes (counts with `multi_spike`), potentials of integrators, values.
 
     Args:
         x: (samples, steps, *input shape).
         dtype: what is computed in.
+        potentials: takes the v of every spiking node after each step, (samples, steps, *shape).
 
     Returns:
         By node name, (samples, steps, *shape); of the Output what entered it.
@@ -164,7 +175,12 @@ def run_graph(
         raise ScaDeployError(f"input has shape {x.shape}, the graph expects (samples, steps, {shape})")
     with torch.inference_mode():
         frames = torch.from_numpy(np.ascontiguousarray(x)).to(dtype).transpose(0, 1)
-        values = walk.run(frames, FloatNodes(walk, dynamics, dtype))
+        nodes = FloatNodes(walk, dynamics, dtype)
+        if potentials is not None:
+            nodes.potentials = {name: [] for name, node in walk.nodes.items() if isinstance(node, SPIKING)}
+        values = walk.run(frames, nodes)
+        if potentials is not None:
+            potentials |= {name: torch.stack(v, 1).numpy() for name, v in nodes.potentials.items()}
     return {name: value.transpose(0, 1).numpy() for name, value in values.items()}
 
 
@@ -265,9 +281,8 @@ def _shapes(walk: Walk) -> dict[str, Shape]:
     """The shape of every node's output, by showing it one empty sample."""
     shapes = {walk.input: _input_shape(walk.nodes[walk.input])}
     for part in walk.parts:
-        for name in part:
-            if isinstance(walk.nodes[name], NEURONS) and len(part) > 1:
-                shapes[name] = _population_shape(name, walk, shapes)
+        if walk.looped(part):
+            shapes |= _loop_shapes(part, walk, shapes)
         for name in part:
             if name != walk.input:
                 shapes[name] = _output_shape(name, walk, shapes)
@@ -282,15 +297,30 @@ def _input_shape(node: nir.Input) -> Shape:
     return shape
 
 
-def _population_shape(name: str, walk: Walk, shapes: dict[str, Shape]) -> Shape:
-    given = _parameters_shape(walk.nodes[name])
-    known = [shapes[source] for source in walk.sources[name] if source in shapes]
-    if int(np.prod(given)) == 1 and not known:
-        # Only a map from outside tells how many neurons share the single numbers.
-        maps = [np.shape(getattr(walk.nodes[source], "weight", ())) for source in walk.sources[name]]
-        rows = {shape[0] for shape in maps if len(shape) == 2}
-        return (rows.pop(),) if len(rows) == 1 else given
-    return given if int(np.prod(given)) > 1 else known[0]
+def _loop_shapes(part: list[str], walk: Walk, outside: dict[str, Shape]) -> dict[str, Shape]:
+    """The shapes on a loop: those of populations as their parameters say, or else as whatever they read does."""
+    shapes = dict(outside)
+    populations = {n: _parameters_shape(walk.nodes[n]) for n in part if isinstance(walk.nodes[n], NEURONS)}
+    shapes |= {name: given for name, given in populations.items() if int(np.prod(given)) > 1}
+    while waiting := [name for name in part if name not in shapes]:
+        known = {n: [shapes[source] for source in walk.sources[n] if source in shapes] for n in waiting}
+        told = [n for n in waiting if n in populations and known[n]]
+        worked_out = [n for n in waiting if n not in populations and len(known[n]) == len(walk.sources[n])]
+        if told:
+            shapes[told[0]] = known[told[0]][0]
+        elif worked_out:
+            shapes[worked_out[0]] = _output_shape(worked_out[0], walk, shapes)
+        else:
+            name = next(n for n in waiting if n in populations)
+            shapes[name] = _shape_of_rows(name, walk, populations[name])
+    return {name: shapes[name] for name in part}
+
+
+def _shape_of_rows(name: str, walk: Walk, given: Shape) -> Shape:
+    """The shape of a population that has single numbers: a matrix before it tells how many neurons share them."""
+    maps = [np.shape(getattr(walk.nodes[source], "weight", ())) for source in walk.sources[name]]
+    rows = {shape[0] for shape in maps if len(shape) == 2}
+    return (rows.pop(),) if len(rows) == 1 else given
 
 
 def _parameters_shape(node: nir.NIRNode) -> Shape:

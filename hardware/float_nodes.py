@@ -110,8 +110,14 @@ def integrate(x: torch.Tensor, memory: Memory, step: Coefficients) -> tuple[torc
     return torch.stack(outputs), (v, i)
 
 
-def fire(x: torch.Tensor, memory: Memory, step: Coefficients, dynamics: Dynamics) -> tuple[torch.Tensor, Memory]:
-    """The spikes of a population, over time. x is (T, N, *shape)."""
+def fire(
+    x: torch.Tensor,
+    memory: Memory,
+    step: Coefficients,
+    dynamics: Dynamics,
+    potentials: list[torch.Tensor] | None = None,
+) -> tuple[torch.Tensor, Memory]:
+    """The spikes of a population, over time. x is (T, N, *shape); potentials after each step are added to the list."""
     if step.firing is None:
         raise ScaDeployError("neurons without a threshold cannot fire")
     v, i = memory if memory is not None else (torch.zeros_like(x[0]), torch.zeros_like(x[0]))
@@ -121,6 +127,8 @@ def fire(x: torch.Tensor, memory: Memory, step: Coefficients, dynamics: Dynamics
         spikes = spikes_at(v, step.firing, dynamics)
         v = after_reset(v, spikes, step.firing, dynamics)
         outputs.append(spikes)
+        if potentials is not None:
+            potentials.append(v)
     return torch.stack(outputs), (v, i)
 
 
@@ -205,12 +213,12 @@ def delay(
     """Values as they were some whole steps before, zero before the first. x is (T, N, *shape)."""
     late = delay_steps(name, node, dynamics.dt)
     longest = int(late.max(initial=0))
-    past = torch.zeros(longest, *x.shape[1:], dtype=x.dtype) if memory is None else memory
+    past = x.new_zeros(longest, *x.shape[1:]) if memory is None else memory
     known = torch.cat([past, x])
     if late.size == 1:
         out = known[longest - int(late[0]) :][: len(x)]
     else:
-        steps = torch.from_numpy(late.reshape(x.shape[2:]))
+        steps = torch.from_numpy(late.reshape(x.shape[2:])).to(x.device)
         out = torch.zeros_like(x)
         for wait in np.unique(late).tolist():
             out = torch.where(steps == wait, known[longest - wait :][: len(x)], out)

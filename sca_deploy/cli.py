@@ -118,9 +118,24 @@ def compact(options: Options, run: Path) -> None:
 @click.option("-t", "--target", default="loihi2", help="What to write; see `sca-deploy targets`.")
 @click.option("-o", "--output", type=PATH, help="File or folder to write.")
 @click.option("--chip", help="Chip the loihi2 target must fit; a name or a .toml file, default is the run's.")
+@click.option("--profile", help="nir: whose readers it is for: portable (default), sinabs, spikingjelly, spyx, lava.")
+@click.option("--allow-lossy", is_flag=True, default=None, help="nir: write the nearest, and say what differs.")
+@click.option("--integers", is_flag=True, default=None, help="nir: the chip's integers, from which they come back.")
+@click.option("--form", help="onnx: step (default), scan, unroll, or the chip's integers.")
 @reading
 @common
-def export(options: Options, source: Path, target: str, output: Path | None, chip: str | None, **flags: Any) -> None:
+def export(
+    options: Options,
+    source: Path,
+    target: str,
+    output: Path | None,
+    chip: str | None,
+    profile: str | None,
+    allow_lossy: bool | None,
+    integers: bool | None,
+    form: str | None,
+    **flags: Any,
+) -> None:
     """Write a network for a chip or another tool, and check what was written.
 
     SOURCE is a run, an arm, a .pt checkpoint or a .nir graph.
@@ -128,9 +143,11 @@ def export(options: Options, source: Path, target: str, output: Path | None, chi
     from sca_deploy.exporters.base import exporter
     from sca_deploy.pipeline import deployable
 
-    writer = exporter(target)
+    asked = {"profile": profile, "allow_lossy": allow_lossy, "integers": integers, "form": form}
+    chosen = {key: value for key, value in asked.items() if value is not None}
+    writer = exporter(target, chosen)
     artifact = _open(source, flags)
-    place = output or _default_output(artifact, target, writer.suffix)
+    place = output or _default_output(artifact, target, writer.suffix, "-".join(_words(chosen)))
     exported = writer.export(deployable(artifact, _chip(artifact, chip), writer), place)
     document = {
         "target": target,
@@ -149,28 +166,35 @@ def export(options: Options, source: Path, target: str, output: Path | None, chi
 @cli.command()
 @click.argument("source", type=PATH)
 @click.option("--input", "input_path", type=PATH, required=True, help=".npy, (samples, steps, *input shape).")
-@click.option("--record", default="spikes", help="Comma-separated: spikes, u, v.")
+@click.option(
+    "--engine",
+    type=click.Choice(["chip", "float"]),
+    help="chip: the integers of a Loihi 2, the default; float: the graph as it is. A .onnx file runs in onnxruntime.",
+)
+@click.option("--record", default="spikes", help="Comma-separated: spikes, u, v; in floats spikes, v, values.")
 @click.option("-o", "--output", type=PATH, default=Path("out.npz"), help=".npz to write.")
 @reading
 @common
-def simulate(options: Options, source: Path, input_path: Path, record: str, output: Path, **flags: Any) -> None:
-    """Run a network on the simulated chip and record every layer."""
-    from sca_deploy import recording
-    from sca_deploy.hardware.simulate import simulate as run_simulator
+def simulate(
+    options: Options, source: Path, input_path: Path, engine: str | None, record: str, output: Path, **flags: Any
+) -> None:
+    """Run a network on the simulated chip, or in floats, and record every layer."""
+    from sca_deploy import simulation
 
-    artifact = _open(source, flags)
-    x = recording.load_input(input_path, artifact.program.input_shape)
-    with options.console().progress("simulate", len(x)) as advance:
-        result = run_simulator(
-            artifact.program, x, record=_comma_separated(record), progress=lambda n: advance(n, "samples")
-        )
-    recording.save(output, result)
-    document = recording.summary(result)
-    text = f"written: {output}\n" + "\n".join(
-        f"  {layer['name']}: {layer['spikes']:,} spikes, {layer['synops']:,} synaptic operations (simulated)"
+    wanted = _comma_separated(record)
+    if source.suffix == ".onnx":
+        document = simulation.in_onnxruntime(source, input_path, engine, wanted, output, flags)
+    elif engine == "float":
+        document = simulation.in_floats(_open(source, flags), input_path, wanted, output, options.console())
+    else:
+        document = simulation.on_chip(_open(source, flags), input_path, wanted, output, options.console())
+    counted = (
+        f"  {layer['name']}: {layer['spikes']:,} spikes"
+        + (f", {layer['synops']:,} synaptic operations" if "synops" in layer else "")
+        + f" ({document['label']})"
         for layer in document["layers"]
     )
-    options.result(document, text)
+    options.result(document, "\n".join((f"written: {output}", *counted)))
 
 
 @cli.command()
@@ -375,10 +399,18 @@ def _chip(artifact: Artifact, name: str | None) -> Chip:
     return load_chip(name or (artifact.config.chip if artifact.config else "loihi2"))
 
 
-def _default_output(artifact: Artifact, target: str, suffix: str) -> Path:
+def _words(chosen: dict[str, Any]) -> list[str]:
+    return [value if isinstance(value, str) else key for key, value in chosen.items() if key != "allow_lossy"]
+
+
+def _default_output(artifact: Artifact, target: str, suffix: str, options: str) -> Path:
+    """Beside the source, and never over it: a run keeps its own graph in network.nir."""
     source = artifact.path
     if source.is_dir():
-        return source / (f"network{suffix}" if suffix else target)
+        stem = options or ("portable" if target == "nir" else "network")
+        return source / (f"{stem}{suffix}" if suffix else target)
+    if options and suffix:
+        return source.with_name(f"{source.stem}-{options}{suffix}")
     place = source.with_suffix(suffix) if suffix else source.parent / target
     if place == source:
         raise UsageError(f"{place} would be written over itself", "give --output")

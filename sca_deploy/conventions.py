@@ -12,9 +12,9 @@ spikingjelly    asked     Euler, R is 1 or tau / dt  v = v + x   hard      v >= 
 sinabs          any       v = exp(-1 / tau) v + x    v = v + x   subtract  v >=   any number     -v_threshold (IF)
 
 Read from the sources of, and run against, norse 1.1.0, snntorch 1.0.0, spikingjelly 2.0.0 and sinabs 3.1.3. Their
-readers differ in what they make of edges, too: norse adds a branch late that it happens to run late, and snntorch
-misreads a loop that is not a graph of its own. Networks made in them have neither, so a preset takes edges as NIR
-means them.
+readers differ in what they make of edges, too: where branches of several nodes meet, norse takes one from the step
+before, and snntorch misreads a loop that is not a graph of its own. That is no convention, and a preset takes edges
+as NIR means them.
 """
 
 from __future__ import annotations

@@ -13,6 +13,7 @@ import pytest
 from hypothesis import settings
 
 from sca_deploy.hardware.lava.client import PYTHON_VARIABLE
+from tests.consumers.frameworks import which_ran
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -105,3 +106,13 @@ def digits_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder.parent / "stdout").write_text(done.stdout)
     (folder.parent / "stderr").write_text(done.stderr)
     return folder
+
+
+def pytest_terminal_summary(terminalreporter):
+    """Say which other frameworks the tests were run with."""
+    stats = terminalreporter.stats
+    lines = which_ran([report for kind in ("passed", "failed", "skipped") for report in stats.get(kind, [])])
+    if lines:
+        terminalreporter.section("other frameworks")
+        for line in lines:
+            terminalreporter.write_line(line)

@@ -24,7 +24,7 @@ def graph_document(network: GraphNetwork) -> dict[str, Any]:
         "graph": _plain_graph(network.graph),
         "dynamics": asdict(network.dynamics),
         "steps": network.steps,
-        "dtype": str(next(network.parameters()).dtype).removeprefix("torch."),
+        "dtype": str(network.dtype).removeprefix("torch."),
     }
 
 
@@ -48,21 +48,19 @@ def _plain_graph(graph: nir.NIRGraph) -> dict[str, Any]:
         else {"type": type(node).__name__, **_plain_node(node)}
         for name, node in graph.nodes.items()
     }
-    metadata = {key: value for key, value in graph.metadata.items() if isinstance(value, str | int | float)}
-    return {"nodes": nodes, "edges": [list(edge) for edge in graph.edges], "metadata": metadata}
+    edges = [list(edge) for edge in graph.edges]
+    return {"nodes": nodes, "edges": edges, "metadata": _plain(graph.metadata)}
 
 
 def _plain_node(node: nir.NIRNode) -> dict[str, Any]:
-    values = {field.name: getattr(node, field.name) for field in fields(node) if field.init}
-    values.pop("metadata", None)
-    return {key: _plain(value) for key, value in values.items()}
+    return {field.name: _plain(getattr(node, field.name)) for field in fields(node) if field.init}
 
 
 def _plain(value: Any) -> Any:
     if isinstance(value, dict):
         return {str(key): _plain(inner) for key, inner in value.items()}
     if isinstance(value, np.ndarray):
-        return torch.from_numpy(np.ascontiguousarray(value).copy())
+        return torch.from_numpy(np.array(value, order="C"))
     if isinstance(value, tuple | list):
         return [_plain(inner) for inner in value]
     return value.item() if isinstance(value, np.generic) else value
@@ -71,7 +69,7 @@ def _plain(value: Any) -> Any:
 def _graph(plain: Mapping[str, Any]) -> nir.NIRGraph:
     nodes = {name: _node(table) for name, table in plain["nodes"].items()}
     edges = [(str(source), str(target)) for source, target in plain["edges"]]
-    return nir.NIRGraph(nodes, edges, metadata=dict(plain["metadata"]), type_check=False)
+    return nir.NIRGraph(nodes, edges, metadata=_remarks(plain["metadata"]), type_check=False)
 
 
 def _node(table: Mapping[str, Any]) -> nir.NIRNode:
@@ -81,7 +79,15 @@ def _node(table: Mapping[str, Any]) -> nir.NIRNode:
         return _graph(values)
     if kind not in _KINDS:
         raise ScaDeployError(f"a node has the unknown type {kind!r}")
-    return _KINDS[kind](**{key: _array(value) for key, value in values.items()})
+    metadata = _remarks(values.pop("metadata", {}))
+    return _KINDS[kind](**{key: _array(value) for key, value in values.items()}, metadata=metadata)
+
+
+def _remarks(plain: Any) -> Any:
+    """Metadata: arrays are arrays again, lists stay lists."""
+    if isinstance(plain, dict):
+        return {key: _remarks(value) for key, value in plain.items()}
+    return plain.numpy() if isinstance(plain, torch.Tensor) else plain
 
 
 def _array(value: Any) -> Any:
