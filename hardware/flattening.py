@@ -14,6 +14,8 @@ DEPTH_MAX = 16
 def flattened(graph: nir.NIRGraph, depth: int = 0) -> tuple[dict[str, nir.NIRNode], list[tuple[str, str]]]:
     """Nodes and edges with the graphs inside the graph taken apart: their nodes are called `<graph>.<node>`.
 
+    An edge from a graph inside to itself leads from what enters its Output to what its Input leads to.
+
     Raises:
         ScaDeployError: if a graph inside has not one Input and one Output, names collide, or graphs are nested
             more than 16 deep.
@@ -31,11 +33,15 @@ def flattened(graph: nir.NIRGraph, depth: int = 0) -> tuple[dict[str, nir.NIRNod
         if any(len(found) != 1 for found in ends.values()):
             raise refuse(name, node, "a graph inside the graph needs one Input and one Output")
         (entry,), (leaving,) = ends[nir.Input], ends[nir.Output]
-        before = [source for source, target in edges if target == name]
-        after = [target for source, target in edges if source == name]
+        before = [source for source, target in edges if target == name != source]
+        after = [target for source, target in edges if source == name != target]
+        again = (name, name) in edges
         edges = [edge for edge in edges if name not in edge]
         into = [target for source, target in inner_edges if source == entry and target != leaving]
         out = [source for source, target in inner_edges if target == leaving and source != entry]
+        if again and (entry, leaving) in inner_edges:
+            raise refuse(name, node, "it reads itself without neurons in between")
+        edges += [(f"{name}.{source}", f"{name}.{target}") for source in out for target in into if again]
         if (entry, leaving) in inner_edges:
             edges += [(source, target) for source in before for target in after]
         edges += [(source, f"{name}.{target}") for source in before for target in into]

@@ -2,7 +2,8 @@
 
 What does not lie on a loop runs over the whole time at once. Nodes on a loop run together, one step at a time; an edge
 that closes a loop brings a population's spikes one step late, and zero at the first. Where a loop holds several
-populations, the one nearest to the input is first, and an edge towards an earlier one, or itself, closes the loop.
+populations, those nearest to the Input, counted in edges, are first, and an edge that leads to an earlier one, an
+equally near one or itself closes the loop.
 """
 
 from __future__ import annotations
@@ -115,8 +116,9 @@ def plan(graph: nir.NIRGraph) -> Walk:
         if name != ends[0] and not sources[name]:
             raise refuse(name, node, "no edge leads to it")
     parts, late = [], set()
+    distance = _distances(ends[0], sources)
     for part in _components(sources):
-        ordered, closing = _opened(part, nodes, sources)
+        ordered, closing = _opened(part, nodes, sources, distance)
         parts.append(ordered)
         late |= closing
     walk = Walk(nodes, sources, parts, late, {}, *ends)
@@ -227,13 +229,13 @@ def _components(sources: dict[str, list[str]]) -> list[list[str]]:
 
 
 def _opened(
-    part: list[str], nodes: dict[str, nir.NIRNode], sources: dict[str, list[str]]
+    part: list[str], nodes: dict[str, nir.NIRNode], sources: dict[str, list[str]], distance: dict[str, int]
 ) -> tuple[list[str], set[tuple[str, str]]]:
     """The nodes of a loop in order, and the edges that close it."""
     inside = set(part)
     if len(part) == 1 and part[0] not in sources[part[0]]:
         return part, set()
-    rank = _ranks(part, nodes, sources)
+    rank = {name: distance.get(name, len(nodes)) for name in part if isinstance(nodes[name], NEURONS)}
     late = set()
     for name in part:
         for source in sources[name]:
@@ -251,20 +253,17 @@ def _opened(
     return order, late
 
 
-def _ranks(part: list[str], nodes: dict[str, nir.NIRNode], sources: dict[str, list[str]]) -> dict[str, int]:
-    """The populations of a loop by their distance from what leads into it."""
-    inside = set(part)
-    distance: dict[str, int] = {}
-    frontier = sorted(name for name in part if not inside.issuperset(sources[name])) or [min(part)]
+def _distances(entry: str, sources: dict[str, list[str]]) -> dict[str, int]:
+    """How many edges lead from the Input to each node, by the shortest way."""
+    distance, frontier = {entry: 0}, {entry}
     while frontier:
-        distance |= {name: len(distance) for name in frontier}
-        after = [name for name in part if name not in distance and not set(frontier).isdisjoint(sources[name])]
-        frontier = sorted(after)
-    return {name: place for name, place in distance.items() if isinstance(nodes[name], NEURONS)}
+        frontier = {n for n, reads in sources.items() if n not in distance and not frontier.isdisjoint(reads)}
+        distance |= dict.fromkeys(frontier, max(distance.values()) + 1)
+    return distance
 
 
 def _reached(name: str, inside: set[str], rank: dict[str, int], sources: dict[str, list[str]]) -> set[int]:
-    """The ranks of the populations that a node of a loop leads to without another in between."""
+    """How far the populations are that a node of a loop leads to without another in between."""
     found, seen, frontier = set(), {name}, [name]
     while frontier:
         here = frontier.pop()

@@ -22,9 +22,10 @@ from sca_deploy.files import read_json, sha256
 from sca_deploy.graph import to_nir
 from sca_deploy.hardware.dynamics import Dynamics
 from sca_deploy.hardware.frontend import read_populations
-from sca_deploy.hardware.lifting import holds_integers, restored
+from sca_deploy.hardware.lifting import lifted
 from sca_deploy.hardware.lower import Rules, assemble, lower
 from sca_deploy.hardware.program import Program
+from sca_deploy.hardware.restoring import holds_integers, restored
 from sca_deploy.hardware.scales import search_scales
 from sca_deploy.hardware.simulate import check_input
 from sca_deploy.nn.graph_network import GraphNetwork
@@ -91,7 +92,9 @@ class Artifact:
 
     @cached_property
     def graph(self) -> nir.NIRGraph | None:
-        """The NIR graph; None for a lone Program or a .net file."""
+        """The NIR graph, a .net file's integers in floats; None for a lone Program."""
+        if self.net_path is not None:
+            return lifted(self.program)
         if self.network is not None:
             graph = to_nir(self.network)
             if self._loaded is not None and self._loaded[1].get("scales"):

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import pickle
+import zipfile
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from sca_deploy.errors import ScaDeployError
+from sca_deploy.exporters.slayer import refuse_state
 from sca_deploy.files import atomic_path
 from sca_deploy.nn.graph_document import graph_document, network_of
 from sca_deploy.nn.graph_network import GraphNetwork
@@ -49,19 +52,24 @@ def load_network(path: str | Path) -> tuple[Network, dict[str, Any]]:
         ScaDeployError: if the file is missing, truncated, of another format or holds NaN.
     """
     try:
+        _check_archive(Path(path))
         document = torch.load(path, map_location="cpu", weights_only=True)
+        if isinstance(document, dict):
+            refuse_state(document, path)
         if not isinstance(document, dict) or document.get("format") != FORMAT:
             raise ScaDeployError(f"{path} is not a sca-deploy network", "give a .pt file that train or compact wrote")
-        network = (
-            network_of(document["graph"])
-            if "graph" in document
-            else SpikingNetwork(NetworkSpec.from_plain(document["spec"]))
-        )
+        _check_tensors(document, str(path))
+        network = network_of(document["graph"]) if "graph" in document else _of_layers(document, path)
         network.load_state_dict(document["state"])
     except ScaDeployError:
         raise
     except FileNotFoundError as error:
         raise ScaDeployError(f"no such file: {path}") from error
+    except pickle.UnpicklingError as error:
+        raise ScaDeployError(
+            f"{path} is damaged, or holds objects other than numbers and text, which are never loaded",
+            "restore the file from a copy",
+        ) from error
     except Exception as error:
         # torch reports damage in many ways: RuntimeError, UnpicklingError, EOFError, KeyError, ...
         reason = (str(error).splitlines() or [""])[0]
@@ -73,3 +81,48 @@ def load_network(path: str | Path) -> tuple[Network, dict[str, Any]]:
         if value.is_floating_point() and not torch.isfinite(value).all():
             raise ScaDeployError(f"{path}: '{name}' holds NaN or infinite values", "train again with a lower train.lr")
     return network.eval(), document
+
+
+def _check_archive(path: Path) -> None:
+    """Refuse what torch would read in older ways, and archives that grow when they are unpacked.
+
+    Raises:
+        ScaDeployError: if the file is no zip archive of plainly stored members.
+        zipfile.BadZipFile: if its list of members is damaged.
+    """
+    with path.open("rb") as stream:
+        if stream.read(4) != b"PK\x03\x04":
+            raise ScaDeployError(f"{path} is not a sca-deploy network", "give a .pt file that train or compact wrote")
+        stream.seek(0)
+        with zipfile.ZipFile(stream) as archive:
+            for member in archive.infolist():
+                if member.compress_type != zipfile.ZIP_STORED:
+                    raise ScaDeployError(f"{path} is a compressed archive, which no network is")
+
+
+def _check_tensors(value: Any, path: str) -> None:
+    """Refuse tensors that are larger than what the file holds of them: views that repeat, sparse ones."""
+    if isinstance(value, dict):
+        for inner in value.values():
+            _check_tensors(inner, path)
+    elif isinstance(value, list | tuple):
+        for inner in value:
+            _check_tensors(inner, path)
+    elif isinstance(value, torch.Tensor) and (
+        value.layout is not torch.strided or value.numel() > value.untyped_storage().nbytes() // value.element_size()
+    ):
+        raise ScaDeployError(f"{path} claims a tensor of {value.numel()} values, more than it holds")
+
+
+def _of_layers(document: dict[str, Any], path: str | Path) -> SpikingNetwork:
+    """The network of a spec, built once it is known that it is no larger than its state."""
+    spec, state = NetworkSpec.from_plain(document["spec"]), document["state"]
+    with torch.device("meta"):
+        expected = SpikingNetwork(spec).state_dict()
+    for name, value in expected.items():
+        found = tuple(state[name].shape)
+        if found != tuple(value.shape):
+            raise ScaDeployError(f"{path}: '{name}' has shape {found}, the layers ask for {tuple(value.shape)}")
+        if state[name].is_complex():
+            raise ScaDeployError(f"{path}: '{name}' holds complex numbers")
+    return SpikingNetwork(spec)
