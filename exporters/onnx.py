@@ -23,13 +23,15 @@ import numpy.typing as npt
 from sca_deploy import __version__
 from sca_deploy.errors import Mismatch, ScaDeployError, UsageError, unknown_name
 from sca_deploy.exporters.base import Check, Deployable, Exported, Probe
-from sca_deploy.exporters.onnx_running import FORM, READOUT, run_onnx
+from sca_deploy.exporters.onnx_running import FORM, RANGE, READOUT, run_onnx
 from sca_deploy.exporters.onnx_seal import sealed
 from sca_deploy.files import atomic_path
 from sca_deploy.hardware.dynamics import Dynamics
 
 if TYPE_CHECKING:
     import onnx
+
+    from sca_deploy.hardware.program import Program
 
 OPSET = 17
 IR_VERSION = 8
@@ -51,7 +53,7 @@ class OnnxExporter:
     """
 
     name = "onnx"
-    summary = "ONNX model for onnxruntime and compilers: one time step, a loop over time, all steps, or the chip's integers"
+    summary = "ONNX model for onnxruntime and compilers: one step, a loop over time, all steps, or the chip's integers"
     suffix = ".onnx"
     probes = True
 
@@ -144,9 +146,9 @@ def _unroll(deployable: Deployable, title: str) -> Written:
     from sca_deploy.exporters.onnx_writing import float_step
 
     known = deployable.graph.metadata.get("T", deployable.probe.x.shape[1] if deployable.probe else None)
-    if known is None:
+    if not str(known).isdigit():
         raise UsageError("how many steps are to be written out is not known", "use --form scan")
-    steps = int(known)
+    steps = int(str(known))
     step = float_step(deployable.graph, _dynamics(deployable))
     return as_unrolled(step, title, steps), _AT_ONCE, {"T": str(steps)}
 
@@ -162,11 +164,8 @@ def _integer(deployable: Deployable, title: str) -> Written:
         else "the prediction is the largest sum of 'logits' over the time steps."
     )
     own = {READOUT: "last" if program.readout else "sum", "T": str(program.steps), "reset": "hard"}
-    return (
-        as_step(integer_step(program), title),
-        doc,
-        own | {"input_range": f"[{program.input_min}, {program.input_max}]"},
-    )
+    own |= {RANGE: json.dumps([program.input_min, program.input_max])}
+    return as_step(integer_step(program), title), doc, own
 
 
 _FORMS: dict[str, Callable[[Deployable, str], Written]] = {
@@ -222,11 +221,7 @@ def _check_integers(path: Path, deployable: Deployable) -> Check:
     if find_spec("onnxruntime") is None:
         return Check("onnxruntime", None, "not run: onnxruntime is not installed")
     program, probe = deployable.lowered, deployable.probe
-    if probe is None:
-        shape = (2, program.steps, *program.input_shape)
-        x = np.random.default_rng(0).integers(program.input_min, program.input_max + 1, shape)
-    else:
-        x = np.rint(probe.x).astype(np.int64)
+    x = _random_input(program) if probe is None else np.rint(probe.x).astype(np.int64)
     expected = simulate(program, x, record=("spikes",))
     logits, spikes = run_onnx(path, x)
     compared, differing = 0, 0
@@ -239,6 +234,15 @@ def _check_integers(path: Path, deployable: Deployable) -> Check:
     if differing:
         raise Mismatch(f"onnxruntime and the simulated chip differ in {differing:,} of {compared:,} integers")
     return Check(f"{len(x)} samples in onnxruntime", 0.0, f"{compared:,} integers are those of the simulated chip")
+
+
+def _random_input(program: Program) -> npt.NDArray[np.int64]:
+    """Two samples of whatever the Program may be given."""
+    low, high = np.array(program.input_min), np.array(program.input_max)
+    for layer in program.layers:
+        if layer.injected:  # where the input adds to the bias, both together are in range
+            low, high = np.maximum(low, low - layer.full_bias()), np.minimum(high, high - layer.full_bias())
+    return np.random.default_rng(0).integers(low, high + 1, (2, program.steps, *program.input_shape))
 
 
 def _predicts_otherwise(logits: Array, reference: Array) -> npt.NDArray[np.bool_]:

@@ -2,7 +2,7 @@
 
 u[t] = alpha u[t-1] + gain (W x[t]);   v[t] = beta v[t-1] + u[t] + gain b;   s[t] = v[t] > threshold;  v = 0 where s
 
-LIF, LI        tau dv/dt = (v_leak - v) + R I      beta = 1 - dt/tau, gain = R dt/tau
+LIF, LI        tau dv/dt = (v_leak - v) + R I      beta = 1 - dt/tau, gain = R dt/tau; v_leak adds v_leak dt/tau a step
 IF, I          dv/dt = R I                         beta = 1, gain = R dt
 CubaLIF, CubaLI  tau_syn dI/dt = -I + w_in S, tau_mem dv/dt = (v_leak - v) + R I
                alpha = 1 - dt/tau_syn, beta = 1 - dt/tau_mem, gain = w_in dt/tau_syn R dt/tau_mem; the potential
@@ -15,6 +15,7 @@ from dataclasses import dataclass
 
 import nir
 import numpy as np
+import numpy.typing as npt
 
 from sca_deploy.errors import ScaDeployError
 
@@ -39,15 +40,10 @@ def discrete(name: str, node: nir.NIRNode, dt: float) -> Neuron:
     Raises:
         ScaDeployError: naming the node and the parameter that a population on the chip cannot have.
     """
-    for key in ("v_reset", "v_leak"):
-        value = getattr(node, key, None)
-        if value is not None and np.any(np.asarray(value)):
-            raise refuse(
-                name,
-                node,
-                f"'{key}' is not zero, which the chip's neuron cannot do",
-                "shift the potentials so that it is",
-            )
+    if np.any(np.asarray(getattr(node, "v_reset", 0.0))):
+        raise refuse(
+            name, node, "'v_reset' is not zero, which the chip's neuron cannot do", "shift the potentials so that it is"
+        )
     threshold = None
     if isinstance(node, SPIKING):
         threshold = _uniform(name, node, "v_threshold")
@@ -61,6 +57,23 @@ def discrete(name: str, node: nir.NIRNode, dt: float) -> Neuron:
         return Neuron(0.0, 1.0 - leak, r * leak, threshold)
     leak, synaptic = _leak(name, node, "tau_mem", dt), _leak(name, node, "tau_syn", dt)
     return Neuron(1.0 - synaptic, 1.0 - leak, _uniform(name, node, "w_in") * synaptic * r * leak, threshold)
+
+
+def drift(name: str, node: nir.NIRNode, dt: float, channels: int) -> npt.NDArray[np.float64]:
+    """What a leak towards v_leak adds to the potentials at every step, (channels,): dt / tau v_leak.
+
+    Raises:
+        ScaDeployError: if it differs within a channel.
+    """
+    rest = np.asarray(getattr(node, "v_leak", 0.0), np.float64)
+    if not rest.any():
+        return np.zeros(channels)
+    leak = _leak(name, node, "tau_mem" if isinstance(node, nir.CubaLIF | nir.CubaLI) else "tau", dt)
+    rows = rest.reshape(channels, -1) if rest.size > 1 else np.full((channels, 1), rest.item())
+    if np.ptp(rows, axis=1).any():
+        raise refuse(name, node, "'v_leak' differs within a channel; a bias on the chip is a channel's")
+    first: npt.NDArray[np.float64] = leak * rows[:, 0]
+    return first
 
 
 def refuse(name: str, node: nir.NIRNode, why: str, fix: str = "") -> ScaDeployError:

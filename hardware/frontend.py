@@ -15,7 +15,7 @@ import nir
 import numpy as np
 
 from sca_deploy.errors import ScaDeployError
-from sca_deploy.hardware.euler import NEURONS, Neuron, discrete, refuse
+from sca_deploy.hardware.euler import NEURONS, Neuron, discrete, drift, refuse
 from sca_deploy.hardware.flattening import flattened
 from sca_deploy.hardware.operators import FloatArray, Operator, identity, reading
 from sca_deploy.hardware.program import INPUT, Shape
@@ -165,7 +165,7 @@ class _Reader:
             )
         if not value.terms:
             raise refuse(name, node, "it reads nothing")
-        return _feeding(name, value, neuron)
+        return _feeding(name, value, neuron, drift(name, node, self._dt, value.shape[0]))
 
     def _sum(self, name: str) -> Value:
         """What enters a node: the sum of its edges."""
@@ -243,9 +243,9 @@ def _ties_fire(graph: nir.NIRGraph) -> bool:
     return bool(said["tie"] == "ge")
 
 
-def _feeding(name: str, value: Value, neuron: Neuron) -> Population:
+def _feeding(name: str, value: Value, neuron: Neuron, drift: FloatArray | float = 0.0) -> Population:
     paths = tuple(_path(name, value.shape, term, neuron.gain) for term in value.terms)
-    return Population(name, value.shape, paths, value.bias * neuron.gain, neuron)
+    return Population(name, value.shape, paths, value.bias * neuron.gain + drift, neuron)
 
 
 def _path(reader: str, shape: Shape, term: Term, gain: float) -> Path:

@@ -179,7 +179,8 @@ class Artifact:
         return self.dynamics.dt
 
     def _steps(self) -> int:
-        remark = self.graph.metadata.get("T") if self.graph is not None else None
+        # A .net file says nothing, and its graph is made of a Program of so many steps.
+        remark = None if self.net_path is not None or self.graph is None else self.graph.metadata.get("T")
         value = self.reading.steps if self.reading.steps is not None else remark
         if not isinstance(value, int) or value < 1:
             said = "does not say how many steps a sample lasts" if value is None else f"says {value!r} steps a sample"

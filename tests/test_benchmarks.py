@@ -125,3 +125,14 @@ def test_the_scale_search_is_measured_on_the_test_set_of_a_run(root, digits_run)
     for side, measured in (("dense", dense), ("pruned", pruned)):
         assert measured["float"] == pytest.approx(100 * figures[side]["accuracy_float"])
         assert measured["searched"] == pytest.approx(100 * figures[side]["accuracy_chip"])
+
+
+def test_the_forms_of_an_onnx_file_are_measured(root):
+    command = [sys.executable, root / "benchmarks" / "onnx_forms.py", "--steps", "3", "17"]
+    command += ["--channels", "4", "4", "6", "6", "--rounds", "2", "--json"]
+    done = subprocess.run(command, cwd=root, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    short, long = json.loads(done.stdout)["runs"]
+    assert list(short["forms"]) == ["torch", "step", "scan", "unroll", "integer"]
+    assert list(long["forms"]) == ["torch", "step", "scan"]
+    assert all(run["spikes_compared"] > 0 for run in (short, long))

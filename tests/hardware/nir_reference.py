@@ -157,7 +157,7 @@ def _linear(node, x):
     if isinstance(node, nir.Conv1d):
         return F.conv1d(x, weight, bias, node.stride, node.padding, node.dilation, node.groups)
     if isinstance(node, nir.Conv2d):
-        if node.padding == "same":
+        if isinstance(node.padding, str) and node.padding == "same":
             reach = [d * (k - 1) for d, k in zip(node.dilation, weight.shape[2:], strict=True)]
             sides = [side for r in reversed(reach) for side in (r // 2, r - r // 2)]
             return F.conv2d(F.pad(x, sides), weight, bias, 1, 0, tuple(node.dilation), node.groups)

@@ -135,6 +135,7 @@ def cuba(shape, **changes):
     return nir.CubaLIF(**{key: np.full(shape, value, np.float32) for key, value in (fields | changes).items()})
 
 
+UNEVEN = np.arange(18, dtype=np.float32).reshape(2, 3, 3)
 MIXED = np.array([1, 1, 1, 2], np.float32)
 
 
@@ -142,7 +143,7 @@ MIXED = np.array([1, 1, 1, 2], np.float32)
     ("nodes", "message"),
     [
         ([affine(4, 3), lif((4,), v_reset=0.1)], "'n1' .LIF.: 'v_reset' is not zero"),
-        ([affine(4, 3), lif((4,), v_leak=0.1)], "'n1' .LIF.: 'v_leak' is not zero"),
+        ([conv(2, 3, 2), lif((2, 3, 3), v_leak=UNEVEN)], "'n1' .LIF.: 'v_leak' differs within a channel"),
         ([affine(4, 3), lif((4,), tau=MIXED)], "'tau' differs between neurons"),
         ([affine(4, 3), lif((4,), v_threshold=MIXED)], "'v_threshold' differs between neurons"),
         ([affine(4, 3), lif((4,), tau=DT / 2)], "shorter than the time step"),
@@ -165,6 +166,19 @@ def test_what_a_chip_neuron_cannot_do_is_refused_by_name(nodes, message):
     shape = (3, 4, 4) if isinstance(nodes[0], nir.Conv2d) else (3,)
     with pytest.raises(ScaDeployError, match=message):
         read_populations(chain(shape, *nodes), DT)
+
+
+@pytest.mark.parametrize(
+    "neurons", [lif((4,), v_leak=np.array([0.5, -0.5, 2.0, 0], np.float32)), cuba((4,), v_leak=0.7)]
+)
+def test_a_leak_towards_something_is_a_bias_of_the_potential(neurons):
+    maps = nir.Affine(RNG.normal(size=(4, 3)).astype(np.float32), np.zeros(4, np.float32))
+    graph = chain((3,), maps, neurons)
+    x = RNG.integers(0, 2, (6, 40, 3))
+    spikes, _, _ = run_graph(graph, x, DT)
+    _, populations = read_populations(graph, DT)
+    assert 0 < spikes["n1"].mean() < 1
+    np.testing.assert_array_equal(run_floats(populations, x).spikes["n1"], spikes["n1"])
 
 
 def test_a_sum_of_shapes_that_differ_is_refused_by_name():
