@@ -114,11 +114,12 @@ def integer(group: h5py.Group, name: str, low: int, high: int, default: int | No
 
 
 def text(group: h5py.Group, name: str) -> str:
-    """One string, of fixed or variable length; at most TEXT_MAX characters of it."""
+    """One string, of fixed or variable length; at most TEXT_MAX characters of it, control characters as `?`."""
     dataset = _dataset(group, name)
     if h5py.check_string_dtype(dataset.dtype) is None or dataset.size != 1:
         raise ScaDeployError(f"{_path(group, name)} is not one string")
-    return next(_encoded(dataset))[:TEXT_MAX].decode("ascii", "replace")
+    found = next(_encoded(dataset))[:TEXT_MAX].decode("ascii", "replace")
+    return "".join(letter if letter.isprintable() else "?" for letter in found)
 
 
 def strings(group: h5py.Group, name: str) -> npt.NDArray[np.object_]:
@@ -162,7 +163,9 @@ def _member(group: h5py.Group, name: str, kind: type) -> Any:
 
 def _dataset(group: h5py.Group, name: str) -> h5py.Dataset:
     dataset = _member(group, name, h5py.Dataset)
-    if dataset.size is None or dataset.size > VALUES_MAX:
+    if dataset.size is None:
+        raise ScaDeployError(f"{dataset.name} is declared to be empty")
+    if dataset.size > VALUES_MAX:
         raise ScaDeployError(f"{dataset.name} claims {dataset.size} values, more than {VALUES_MAX}")
     check_storage(dataset)
     return dataset

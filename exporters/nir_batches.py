@@ -62,8 +62,9 @@ def _has_batch(node: Document, around: list[tuple[Fits, Document]]) -> bool:
     shape = shape_of(node)
     if shape is None or len(shape) < 2 or shape[0] != 1:
         return False
-    whole, less = ({fits(other, s) for fits, other in around} for s in (shape, shape[1:]))
-    return True in less and True not in whole
+    # Nodes that have but a shape may have the same batch, so only maps and matrices speak for it as it is.
+    whole = {fits(other, shape) for fits, other in around if other.kind not in (*ELEMENTWISE, *ENDS, GRAPH)}
+    return True not in whole and any(fits(other, shape[1:]) for fits, other in around)
 
 
 def shape_of(node: Document) -> Shape | None:

@@ -89,18 +89,19 @@ def read_document(path: str | Path) -> Document:
     """
     with opened(path) as file:
         members(file, COUNT_MAX)
-        return _Walk().node(group_of(file, "node"), ())
+        return _Walk().node(group_of(file, "node"), 0)
 
 
 class _Walk:
-    """Goes through the groups of a file and keeps count, since hard links can make a small file endless."""
+    """Goes through the groups of a file and keeps count, since links between them can make a small file endless."""
 
     def __init__(self) -> None:
+        self._seen: dict[tuple[int, int], str] = {}
         self._members = self._values = 0
 
-    def node(self, group: h5py.Group, above: tuple[tuple[int, int], ...]) -> Document:
-        """The node that a group describes, `above` being the groups it lies in."""
-        names = self._enter(group, above)
+    def node(self, group: h5py.Group, depth: int) -> Document:
+        """The node that a group describes, which lies in `depth` graphs."""
+        names = self._enter(group, depth)
         kind = text(group, "type")
         if kind not in FLOATS:
             raise ScaDeployError(f"{group.name} is of type '{kind}'", f"NIR's types are: {', '.join(FLOATS)}")
@@ -110,20 +111,21 @@ class _Walk:
             if name in known:
                 self._value(document, group, name)
             elif name == "metadata":
-                document.metadata = self._metadata(group_of(group, name), above)
+                document.metadata = self._metadata(group_of(group, name), 0)
             elif name not in ("type", "nodes", "edges"):
-                log.debug("%s/%s is no member of a %s, and is not read", group.name, name, kind)
+                log.debug("%s/%s is not read, %s nodes have no such member", group.name, name, kind)
         if kind == GRAPH:
             inside = group_of(group, "nodes")
-            below = (*above, identity(group))
-            document.nodes = {name: self.node(group_of(inside, name), below) for name in self._enter(inside, below)}
+            names = self._enter(inside, depth)
+            document.nodes = {name: self.node(group_of(inside, name), depth + 1) for name in names}
             document.edges = self._edges(group)
         return document
 
-    def _enter(self, group: h5py.Group, above: tuple[tuple[int, int], ...]) -> list[str]:
-        if identity(group) in above:
-            raise ScaDeployError(f"{group.name} holds itself")
-        if len(above) > DEPTH_MAX:
+    def _enter(self, group: h5py.Group, depth: int) -> list[str]:
+        known = self._seen.setdefault(identity(group), group.name)
+        if known != group.name:
+            raise ScaDeployError(f"{group.name} is {known} once more")
+        if depth > DEPTH_MAX + 1:
             raise ScaDeployError(f"{group.name} lies deeper than {DEPTH_MAX} graphs or groups")
         names = members(group, COUNT_MAX)
         self._members += len(names)
@@ -161,13 +163,12 @@ class _Walk:
             raise ScaDeployError(f"{group.name}/edges has shape {pairs.shape}, expected up to {COUNT_MAX} pairs")
         return [(str(source), str(target)) for source, target in pairs]
 
-    def _metadata(self, group: h5py.Group, above: tuple[tuple[int, int], ...]) -> dict[str, Any]:
+    def _metadata(self, group: h5py.Group, depth: int) -> dict[str, Any]:
         """Plain Python values: text, numbers, lists of them, and dictionaries."""
         found: dict[str, Any] = {}
-        below = (*above, identity(group))
-        for name in self._enter(group, above):
+        for name in self._enter(group, depth):
             if is_group(group, name):
-                found[name] = self._metadata(group_of(group, name), below)
+                found[name] = self._metadata(group_of(group, name), depth + 1)
             else:
                 values = strings(group, name) if is_text(group, name) else numbers(group, name)
                 found[name] = self._count(values).tolist()

@@ -127,7 +127,9 @@ def _node(document: Document) -> nir.NIRNode:
         node = BUILDERS[document.kind](document)
     except (AssertionError, AttributeError, IndexError, TypeError, ValueError) as error:
         # nir works out the shapes of a node when it is made, and stumbles over those it did not expect.
-        raise _refused(document, f"is no {document.kind} ({type(error).__name__}: {error!s:.120})") from error
+        raise _refused(
+            document, f"cannot be made a node of type {document.kind} ({type(error).__name__}: {error!s:.120})"
+        ) from error
     node.metadata = dict(document.metadata)
     return node
 
@@ -140,7 +142,7 @@ def _value(document: Document, key: str) -> npt.NDArray[Any]:
     """A member, at least one axis."""
     found = document.values.get(key)
     if found is None:
-        raise ScaDeployError(f"{document.place}/{key} is missing from a {document.kind}")
+        raise ScaDeployError(f"{document.place}/{key} is missing, {document.kind} nodes need it")
     return np.atleast_1d(found)
 
 
@@ -263,7 +265,7 @@ def _flatten(document: Document) -> nir.NIRNode:
 
 def _end(document: Document) -> nir.NIRNode:
     if shape_of(document) is None:
-        raise ScaDeployError(f"{document.place}/shape is missing from an {document.kind}")
+        raise ScaDeployError(f"{document.place}/shape is missing, {document.kind} nodes need it")
     node: nir.NIRNode = getattr(nir, document.kind)({ENDS[document.kind]: np.array(_checked_shape(document))})
     return node
 

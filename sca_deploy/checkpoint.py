@@ -19,6 +19,7 @@ from sca_deploy.nn.spec import NetworkSpec
 from sca_deploy.pruning.group import Network
 
 FORMAT = "sca-deploy network 1"
+_GIVE = "give a .pt file that train or compact wrote"
 
 
 def save_network(path: str | Path, network: Network, **extra: Any) -> None:
@@ -57,9 +58,10 @@ def load_network(path: str | Path) -> tuple[Network, dict[str, Any]]:
         if isinstance(document, dict):
             refuse_state(document, path)
         if not isinstance(document, dict) or document.get("format") != FORMAT:
-            raise ScaDeployError(f"{path} is not a sca-deploy network", "give a .pt file that train or compact wrote")
+            raise ScaDeployError(f"{path} is not a sca-deploy network", _GIVE)
         _check_tensors(document, str(path))
         network = network_of(document["graph"]) if "graph" in document else _of_layers(document, path)
+        _check_state(network.state_dict(), document["state"], path)
         network.load_state_dict(document["state"])
     except ScaDeployError:
         raise
@@ -86,18 +88,23 @@ def load_network(path: str | Path) -> tuple[Network, dict[str, Any]]:
 def _check_archive(path: Path) -> None:
     """Refuse what torch would read in older ways, and archives that grow when they are unpacked.
 
+    torch itself does not compare checksums, so a flipped bit of a weight would pass.
+
     Raises:
-        ScaDeployError: if the file is no zip archive of plainly stored members.
+        ScaDeployError: if the file is no zip archive of plainly stored members, or a checksum is wrong.
         zipfile.BadZipFile: if its list of members is damaged.
     """
     with path.open("rb") as stream:
         if stream.read(4) != b"PK\x03\x04":
-            raise ScaDeployError(f"{path} is not a sca-deploy network", "give a .pt file that train or compact wrote")
+            raise ScaDeployError(f"{path} is damaged or not a checkpoint (it is no zip archive)", _GIVE)
         stream.seek(0)
         with zipfile.ZipFile(stream) as archive:
             for member in archive.infolist():
                 if member.compress_type != zipfile.ZIP_STORED:
                     raise ScaDeployError(f"{path} is a compressed archive, which no network is")
+            damaged = archive.testzip()
+    if damaged is not None:
+        raise ScaDeployError(f"{path}: '{damaged}' is damaged, its checksum is wrong", "restore the file from a copy")
 
 
 def _check_tensors(value: Any, path: str) -> None:
@@ -119,10 +126,14 @@ def _of_layers(document: dict[str, Any], path: str | Path) -> SpikingNetwork:
     spec, state = NetworkSpec.from_plain(document["spec"]), document["state"]
     with torch.device("meta"):
         expected = SpikingNetwork(spec).state_dict()
-    for name, value in expected.items():
-        found = tuple(state[name].shape)
-        if found != tuple(value.shape):
-            raise ScaDeployError(f"{path}: '{name}' has shape {found}, the layers ask for {tuple(value.shape)}")
-        if state[name].is_complex():
-            raise ScaDeployError(f"{path}: '{name}' holds complex numbers")
+    _check_state(expected, state, path)
     return SpikingNetwork(spec)
+
+
+def _check_state(expected: dict[str, torch.Tensor], state: dict[str, torch.Tensor], path: str | Path) -> None:
+    """Refuse values of other shapes or types, which torch would report at length or convert."""
+    for name, value in expected.items():
+        found = state[name]
+        if (found.shape, found.dtype) != (value.shape, value.dtype):
+            given, wanted = (f"{t.dtype} {tuple(t.shape)}".removeprefix("torch.") for t in (found, value))
+            raise ScaDeployError(f"{path}: '{name}' is {given}, the network has {wanted}", "train again")

@@ -212,7 +212,7 @@ def read_toml(source: str | Path, recipes: Traversable) -> dict[str, Any]:
         raise unknown_name("config", str(source), recipe_names(recipes))
     try:
         return tomllib.loads(text.decode("utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:  # of a syntax error, another encoding, a number or a nesting too long
         raise ScaDeployError(f"{source} is not valid TOML: {error}") from error
 
 

@@ -163,7 +163,7 @@ def test_1_a_graph_with_nan_is_named(digits_run, tmp_path):
     done = sca_deploy("inspect", path, "--input-bits", 5)
     error, _ = lines(done)
     assert done.returncode == 1
-    assert "'conv1'" in error
+    assert "/node/nodes/conv1/weight holds NaN" in error
     assert "NaN" in error
 
 

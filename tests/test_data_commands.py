@@ -94,7 +94,7 @@ def refusal(*arguments: object) -> ScaDeployError:
 def test_list_names_every_set_and_what_is_missing(user: Path) -> None:
     listed = {entry["name"]: entry for entry in document("list")}
     assert set(listed) == {
-        *("digits", "mnist", "fashion-mnist", "cifar-10", "cifar-100", "tiny-imagenet", "image-folder"),
+        *("digits", "mnist", "fashion-mnist", "cifar-10", "cifar-100", "tiny-imagenet", "image-folder", "npz"),
         *("n-mnist", "dvs-cifar10", "dvs128-gesture", "shd", "simulated-n-mnist"),
     }
     assert listed["digits"]["found"] == "inside scikit-learn"

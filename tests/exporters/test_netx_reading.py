@@ -437,10 +437,13 @@ def test_a_string_in_a_heap_that_never_ends_is_refused(tmp_path):
 # On the command line.
 
 
-def test_a_net_file_is_an_artifact_with_a_program_and_nothing_else(tmp_path):
+def test_a_net_file_is_an_artifact_with_a_program_and_its_graph_in_floats(tmp_path):
     path = write(tmp_path / "mine.net", MAP, conv(), FLATTEN, dense(3, 80))
     artifact = open_artifact(path, Reading(steps=7, input_bits=4))
-    assert (artifact.title, artifact.graph, artifact.network) == ("mine", None, None)
+    assert (artifact.title, artifact.network) == ("mine", None)
+    np.testing.assert_array_equal(
+        artifact.graph.nodes["layer0_from_input"].weight, artifact.program.layers[0].synapses[0].weight
+    )
     assert (artifact.program.steps, artifact.program.input_bits, len(artifact.program.layers)) == (7, 4, 2)
     assert isinstance(artifact.program.layers[0].synapses[0], Conv)
     assert artifact.program.layers[0].synapses[0].source == INPUT
