@@ -19,14 +19,19 @@ import numpy as np
 
 from sca_deploy.errors import Mismatch, ScaDeployError
 from sca_deploy.exporters.base import Check, Deployable, Exported
+from sca_deploy.exporters.nir_reading import read_nir
 from sca_deploy.exporters.profiles.comparison import Difference, difference
 from sca_deploy.exporters.profiles.rewriting import Rewritten, rewritten
 from sca_deploy.exporters.profiles.rules import check_portable, projections
 from sca_deploy.files import atomic_path
 from sca_deploy.hardware.dynamics import Dynamics
+from sca_deploy.hardware.float_graph import plan
+from sca_deploy.hardware.lifting import lifted
+from sca_deploy.hardware.restoring import restored
 
 __all__ = ["NirExporter", "check_portable", "largest_difference", "topological_order", "write_nir"]
 
+PORTABLE_DT = 1e-4
 SHARE_MAX = 1e-4
 """Of the spikes, what single precision may turn in a rewriting that is exact otherwise."""
 OUTPUT_MAX = 1e-3
@@ -39,16 +44,16 @@ class NirExporter:
     Args:
         profile: whose readers it is for; one of `profiles.rewriting.PROFILES`.
         allow_lossy: write the nearest where the network cannot be carried, and say how many spikes differ.
+        integers: write the chip's integers, divided by each layer's scale, from which they come back.
     """
 
     name = "nir"
     summary = "NIR graph of floats for norse, snntorch, spikingjelly and other NIR readers"
     suffix = ".nir"
-    integers = False
     probes = False
 
-    def __init__(self, profile: str = "portable", allow_lossy: bool = False) -> None:
-        self._profile, self._allow_lossy = profile, allow_lossy
+    def __init__(self, profile: str = "portable", allow_lossy: bool = False, integers: bool = False) -> None:
+        self._profile, self._allow_lossy, self.integers = profile, allow_lossy, integers
 
     def export(self, deployable: Deployable, output: Path) -> Exported:
         """Rewrite the graph, run both, write it, read it back and compare every array, edge and metadata value.
@@ -58,6 +63,8 @@ class NirExporter:
             UsageError: if there is no such profile.
             Mismatch: if the rewriting changes spikes it should not, or the file read back is not the graph written.
         """
+        if self.integers:
+            return self._export_integers(deployable, output)
         dynamics = deployable.dynamics or Dynamics(deployable.dt)
         made = rewritten(deployable.graph, dynamics, self._profile, self._allow_lossy)
         within = f"all {len(made.graph.nodes)} nodes are within it"
@@ -68,6 +75,21 @@ class NirExporter:
         if made.losses or not same_values(deployable.graph, made.executed):
             checks += _compared(deployable, dynamics, made)
         checks.append(_written(made.graph, deployable, made.dynamics.metadata(), output))
+        return Exported(self.name, output, tuple(checks))
+
+    def _export_integers(self, deployable: Deployable, output: Path) -> Exported:
+        """The Program as a graph, in the profile if that carries it; every field must come back from the file."""
+        dynamics = Dynamics(PORTABLE_DT)
+        graph = lifted(deployable.lowered, dynamics.dt)
+        try:
+            made = rewritten(graph, dynamics, self._profile)
+            graph, dynamics, within = made.graph, made.dynamics, "all nodes are within it"
+        except ScaDeployError as error:
+            within = f"not within it: {error.problem}"
+        checks = [Check(f"{self._profile} profile", None, within)]
+        checks.append(_written(graph, deployable, dynamics.metadata(), output, type_check=False))
+        layers = restored(read_nir(output)).layers
+        checks.append(Check("integers", None, f"those of all {len(layers)} layers come back from the file"))
         return Exported(self.name, output, tuple(checks))
 
 
@@ -116,17 +138,20 @@ def write_nir(deployable: Deployable, output: Path) -> Check:
         Mismatch: if the file read back is not the graph given.
     """
     dynamics = deployable.dynamics or Dynamics(deployable.dt)
-    return _written(deployable.graph, deployable, dynamics.metadata(), output)
+    return _written(deployable.graph, deployable, dynamics.metadata(), output, type_check=False)
 
 
-def _written(graph: nir.NIRGraph, deployable: Deployable, dynamics: dict[str, Any], output: Path) -> Check:
-    graph = _described(graph, deployable, dynamics)
+def _written(
+    graph: nir.NIRGraph, deployable: Deployable, dynamics: dict[str, Any], output: Path, type_check: bool = True
+) -> Check:
+    """Write and read back; NIR's own type check infers wrong shapes for grouped convolutions and oblong kernels."""
+    graph = _described(graph, deployable, dynamics, type_check)
     content = io.BytesIO()
     # HDF5 reports a full disk in ways of its own; through memory it is an OSError like any other.
     nir.write(content, _WithoutResets(graph))
     with atomic_path(output) as temporary:
         temporary.write_bytes(content.getvalue())
-        return Check(f"re-read {output.name}", largest_difference(graph, _reread(temporary)))
+        return Check(f"re-read {output.name}", largest_difference(graph, _reread(temporary, type_check)))
 
 
 class _WithoutResets:
@@ -152,22 +177,35 @@ def _drop_zero_resets(document: dict[str, Any]) -> None:
             node.pop("v_reset", None)
 
 
-def _described(graph: nir.NIRGraph, deployable: Deployable, dynamics: dict[str, Any]) -> nir.NIRGraph:
-    """A type-checked copy of the graph whose metadata says what the format leaves open."""
+def _described(graph: nir.NIRGraph, deployable: Deployable, dynamics: dict[str, Any], type_check: bool) -> nir.NIRGraph:
+    """A copy of the graph, type-checked where asked, whose metadata says what the format leaves open."""
     graph = copy.deepcopy(graph)
     metadata = graph.metadata | {"title": deployable.title} | dynamics
     if deployable.manifest:
         # One flat string: readers built on nir < 1.0.6 fail on nested metadata.
         metadata["manifest"] = json.dumps(dict(deployable.manifest), allow_nan=False)
     try:
-        return nir.NIRGraph(graph.nodes, graph.edges, metadata, type_check=True)
+        if not type_check:
+            _say_shapes(graph)
+        return nir.NIRGraph(graph.nodes, graph.edges, metadata, type_check=type_check)
     except (ValueError, AssertionError, NotImplementedError) as error:
         raise ScaDeployError(f"the graph's shapes do not fit together: {error}") from error
 
 
-def _reread(path: Path) -> nir.NIRGraph:
+def _say_shapes(graph: nir.NIRGraph) -> None:
+    """Put in the shapes that a file must say and NIR's type check would infer."""
+    walk = plan(graph)
+    for name, node in walk.nodes.items():
+        read = walk.shapes[walk.sources[name][0]] if walk.sources[name] else ()
+        if isinstance(node, nir.Conv1d | nir.Conv2d) and node.input_shape is None:
+            node.input_shape = read[1:] if isinstance(node, nir.Conv2d) else read[1]
+        elif isinstance(node, nir.Flatten) and node.input_type["input"] is None:
+            node.input_type = {"input": np.array(read)}
+
+
+def _reread(path: Path, type_check: bool) -> nir.NIRGraph:
     try:
-        return nir.read(path, type_check=True)
+        return nir.read(path, type_check=type_check)
     except Exception as error:
         # nir and h5py raise nearly every kind of error for a file they cannot make sense of.
         raise Mismatch(f"the NIR file just written cannot be read: {type(error).__name__}: {error}") from error

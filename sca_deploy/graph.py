@@ -152,7 +152,7 @@ class _Writer:
                 self._spikes[layer.name] = self._passed_on(layer, self._spikes[self._sources[layer.name][0]])
         self._feed(OUTPUT, 1.0)
         self._nodes[OUTPUT] = nir.Output({OUTPUT: np.array(self._shapes[self._spec.layers[-1].name])})
-        metadata = {"dt": DT, "T": self._spec.steps, "reset": "hard"}
+        metadata = {"dt": DT, "T": self._spec.steps, "reset": "hard", "input_scale": self._spec.input_scale}
         return nir.NIRGraph(nodes=self._nodes, edges=self._edges, metadata=metadata)
 
     def _terms(self, name: str) -> tuple[list[_Term], torch.Tensor]:

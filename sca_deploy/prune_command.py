@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
-from sca_deploy.errors import UsageError
 from sca_deploy.options import PATH, Options, common, neurons
-
-if TYPE_CHECKING:
-    from sca_deploy.config import Config, DataConfig
 
 
 @click.command()
@@ -62,79 +58,20 @@ def prune(
     """
     from sca_deploy import pipeline
     from sca_deploy.artifact import Reading, open_artifact
-    from sca_deploy.bringing import keep_source
+    from sca_deploy.bringing import data_config, keep_source, pruning_config, recorded
     from sca_deploy.report.tables import comparison_table
 
-    wanted = _data_of(data, data_folder, coding, train_samples, test_samples)
-    lasts = steps or _recorded_steps(wanted)
+    amounts = {"train_samples": train_samples, "test_samples": test_samples}
+    wanted = data_config(data, folder=data_folder, coding=coding, **amounts)
+    lasts = steps or recorded(wanted)
     reading = Reading(dt=dt, steps=lasts, preset=preset, reset=reset, multi_spike=multi_spike, clamp=clamp, tie=tie)
     artifact = open_artifact(source, reading)
     folder = output or Path("runs") / artifact.title
     module = artifact.module
     file = keep_source(module, folder, artifact.title)
-    config = _config(folder.resolve().name, file, wanted, module.steps, flags)
+    config = pruning_config(folder.resolve().name, file, wanted, module.steps, flags)
     job = pipeline.Job(config, folder, options.console())
     document = pipeline.prune(job)
     lowered = "cores" in document["ratio"]
     text = f"{comparison_table(document)}\n\nwritten: {folder}"
     options.result(document, text, f"sca-deploy export {folder} --target {'loihi2' if lowered else 'nir'}")
-
-
-def _data_of(
-    name: str, folder: str | None, coding: str | None, train_samples: int | None, test_samples: int | None
-) -> DataConfig:
-    """The data a user means: a set by name, a file of arrays, or the set of a config."""
-    from dataclasses import replace
-
-    from sca_deploy.config import DataConfig, load_config
-    from sca_deploy.data.arrays import NAME
-
-    if name.endswith(".npz"):
-        if folder is not None:
-            raise UsageError(f"--data {name} is a file", "leave --data-folder out")
-        data = DataConfig(set=NAME, folder=str(Path(name).resolve()))
-    elif name.endswith(".toml"):
-        data = load_config(name).data
-    else:
-        data = DataConfig(set=name)
-    changes: dict[str, Any] = {"folder": folder, "coding": coding, "train_samples": train_samples, "test_samples": test_samples}
-    data = replace(data, **{key: value for key, value in changes.items() if value is not None})
-    return data if coding is not None else replace(data, coding=_usual_coding(data))
-
-
-def _usual_coding(data: DataConfig) -> str:
-    """Recordings are events; images are shown as their config says."""
-    from sca_deploy.data.catalogue import CATALOGUE
-    from sca_deploy.errors import unknown_name
-
-    if data.set not in CATALOGUE:
-        raise unknown_name("data set", data.set, CATALOGUE)
-    timed = CATALOGUE[data.set].timed or _recorded_steps(data) is not None
-    return "events" if timed else data.coding
-
-
-def _recorded_steps(data: DataConfig) -> int | None:
-    from sca_deploy.data.arrays import NAME, recorded_steps
-
-    return recorded_steps(Path(data.folder)) if data.set == NAME else None
-
-
-def _config(name: str, file: Path, data: DataConfig, steps: int, flags: dict[str, Any]) -> Config:
-    from dataclasses import replace
-
-    from sca_deploy.config import Config, NetworkConfig, PruneConfig, TrainConfig, anchored
-
-    train = replace(TrainConfig(epochs=flags["epochs"], lr=LR), **_given(flags, "lr", "batch_size", "device"))
-    prune = PruneConfig(method=flags["method"], keep=flags["keep"], score=flags["score"])
-    prune = replace(prune, **_given(flags, "floor", "l1_gamma"))
-    network = NetworkConfig(file=str(file), steps=steps)
-    config = Config(name=name, seed=flags["seed"], data=data, network=network, train=train, prune=prune)
-    return anchored(replace(config, **_given(flags, "chip")))
-
-
-LR = 2e-4
-"""Fine-tuning begins where a training has ended: a tenth of a training's usual first rate."""
-
-
-def _given(flags: dict[str, Any], *keys: str) -> dict[str, Any]:
-    return {key: flags[key] for key in keys if flags[key] is not None}

@@ -8,9 +8,9 @@ import onnxruntime
 import pytest
 import torch
 
-from sca_deploy.exporters.nir_reading import read_nir as read_graph
 from sca_deploy.checkpoint import load_network
 from sca_deploy.data import load_dataset
+from sca_deploy.exporters.nir_reading import read_nir as read_graph
 from sca_deploy.hardware.program import Program
 from sca_deploy.hardware.simulate import simulate
 from tests.conftest import sca_deploy

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from sca_deploy.artifact import Reading, open_artifact
-from sca_deploy.exporters.nir_reading import read_nir as read_graph
 from sca_deploy.errors import ScaDeployError, UsageError
+from sca_deploy.exporters.nir_reading import read_nir as read_graph
 from sca_deploy.hardware.frontend import read_populations
 from sca_deploy.hardware.lower import Rules, largest_scale
 from sca_deploy.hardware.program import Dense, Layer, Program

@@ -2,8 +2,9 @@
 
     x_train (samples, ...), y_train (samples,), x_test, y_test       also: train, ytr, test, yte
 
-Samples are images (C, H, W) or (H, W), feature vectors, or recordings over time (T, C, H, W); values are whole
-numbers from 0 to 255, so event counts and pixels go in as they are. Nothing is ever unpickled.
+Samples are images (C, H, W) or (H, W), feature vectors, or recordings over time (T, C, H, W); with an array `timed`
+that is 1 beside them, (T, features). Values are whole numbers from 0 to 255, so event counts and pixels go in as they
+are. Nothing is ever unpickled.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ NAMES = {
     "y_test": ("y_test", "test_y", "yte"),
 }
 WRITE = "write it with numpy.savez(FILE, x_train=..., y_train=..., x_test=..., y_test=...)"
+TIMED = "timed"
 TIMED_DIMS = 5
 
 
@@ -44,9 +46,9 @@ def load_arrays(path: Path | None, steps: int | None, size: int) -> Dataset:
     if size:
         raise UsageError(f"{path} cannot be brought to {size} pixels", "leave data.size out")
     arrays = _read(path)
-    x_train, x_test = (_samples(path, key, arrays[key]) for key in ("x_train", "x_test"))
+    timed = _timed(arrays)
+    x_train, x_test = (_samples(path, key, arrays[key], timed) for key in ("x_train", "x_test"))
     y_train, y_test = (_labels(path, key, arrays[key]) for key in ("y_train", "y_test"))
-    timed = x_train.ndim == TIMED_DIMS
     if timed and steps is not None and x_train.shape[1] != steps:
         raise UsageError(f"{path} holds recordings of {x_train.shape[1]} steps, the network lasts {steps}")
     return Dataset(
@@ -63,18 +65,28 @@ def load_arrays(path: Path | None, steps: int | None, size: int) -> Dataset:
 
 def recorded_steps(path: Path) -> int | None:
     """How many time steps the recordings of a file have; None for images and vectors."""
-    x = _read(path)["x_train"]
-    return int(x.shape[1]) if x.ndim == TIMED_DIMS else None
+    arrays = _read(path)
+    return int(arrays["x_train"].shape[1]) if _timed(arrays) and arrays["x_train"].ndim > 1 else None
+
+
+def _timed(arrays: dict[str, npt.NDArray[np.generic]]) -> bool:
+    """Whether samples are recordings: only the file can tell (T, features) from (H, W)."""
+    return arrays["x_train"].ndim == TIMED_DIMS or bool(np.any(arrays.get(TIMED, 0)))
 
 
 def _read(path: Path) -> dict[str, npt.NDArray[np.generic]]:
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
             found = {key: next((name for name in names if name in file), None) for key, names in NAMES.items()}
             missing = [key for key, name in found.items() if name is None]
             if missing:
                 raise ScaDeployError(f"{path} has no array '{missing[0]}', it holds {', '.join(file.files)}", WRITE)
-            return {key: file[name] for key, name in found.items() if name is not None}
+            found |= {TIMED: TIMED} if TIMED in file else {}
+            arrays = {key: file[name] for key, name in found.items() if name is not None}
+            odd = [found[key] for key, value in arrays.items() if not isinstance(value, np.ndarray)]
+            if odd:  # numpy hands out what is no array as bytes
+                raise ValueError(f"'{odd[0]}' is no array")
+            return arrays
     except FileNotFoundError as error:
         raise ScaDeployError(f"no such file: {path}") from error
     except ScaDeployError:
@@ -85,16 +97,17 @@ def _read(path: Path) -> dict[str, npt.NDArray[np.generic]]:
         raise ScaDeployError(f"{path} is not a readable .npz file ({reason})", WRITE) from error
 
 
-def _samples(path: Path, key: str, x: npt.NDArray[np.generic]) -> npt.NDArray[np.uint8]:
+def _samples(path: Path, key: str, x: npt.NDArray[np.generic], timed: bool) -> npt.NDArray[np.uint8]:
     if x.dtype.kind not in "iufb" or x.ndim < 2:
         raise ScaDeployError(f"{path}: '{key}' is {x.dtype} of shape {x.shape}, numbers of (samples, ...) are needed")
-    whole = x.astype(np.uint8)
+    with np.errstate(invalid="ignore"):  # NaN and what is out of range become other values, as seen next
+        whole = x.astype(np.uint8)
     if not np.array_equal(whole, x):
         raise ScaDeployError(
             f"{path}: '{key}' holds values from {x.min():g} to {x.max():g}, whole numbers from 0 to 255 are needed",
             "multiply pixels of 0 to 1 by 255 and round them",
         )
-    return whole[:, None] if whole.ndim == 3 else whole
+    return whole[:, None] if whole.ndim == 3 and not timed else whole
 
 
 def _labels(path: Path, key: str, y: npt.NDArray[np.generic]) -> npt.NDArray[np.int64]:

@@ -52,11 +52,13 @@ class GraphNetwork(nn.Module):
         steps: time steps T that a sample without time is shown for.
         dtype: what is computed in; by default double precision if the graph's weights are, else single.
 
-    The surrogate gradient is a sigmoid's, of the distance from the threshold in units of the threshold.
+    The surrogate gradient is a sigmoid's, of the distance from the threshold in units of the threshold's size.
 
     Raises:
         ScaDeployError: naming a node that cannot be run.
     """
+
+    _like: torch.Tensor
 
     def __init__(self, graph: nir.NIRGraph, dynamics: Dynamics, steps: int, dtype: torch.dtype | None = None) -> None:
         super().__init__()
@@ -64,6 +66,7 @@ class GraphNetwork(nn.Module):
         self.graph = copy.deepcopy(graph)
         self.walk: Walk = plan(self.graph)
         dtype = dtype or _dtype(self.walk)
+        self.register_buffer("_like", torch.zeros(0, dtype=dtype), persistent=False)
         self._places = {name: place for place, name in enumerate(self.walk.nodes)}
         bump = surrogate("sigmoid")
         self.parts = nn.ModuleList(_part(name, self.walk, dynamics, bump, dtype) for name in self.walk.nodes)
@@ -82,6 +85,11 @@ class GraphNetwork(nn.Module):
         return self.walk.shapes[self.walk.input]
 
     @property
+    def dtype(self) -> torch.dtype:
+        """What it computes in."""
+        return self._like.dtype
+
+    @property
     def classes(self) -> int:
         """How many values enter the Output."""
         return int(np.prod(self.walk.shapes[self.walk.output]))
@@ -97,7 +105,14 @@ class GraphNetwork(nn.Module):
             x: integers of any dtype; (N, *input_shape) is shown at every time step, (N, T, *input_shape) as it is.
             per_step: whether the logits of every step are wanted.
         """
+        if torch.is_grad_enabled():
+            for gate in self.gates_of.values():
+                gate.gamma_gradient = None
+        for neuron in self.neurons().values():
+            neuron.forget()
         values = self.walk.run(self._frames(x), self._node, wanted=[self.walk.output])
+        for neuron in self.neurons().values():
+            neuron.report()
         logits = values[self.walk.output].flatten(2)
         return logits if per_step else logits.sum(0)
 
@@ -129,9 +144,21 @@ class GraphNetwork(nn.Module):
                 neuron.heard = None
 
     def twin(self, dtype: torch.dtype) -> GraphNetwork:
-        """A copy that computes in another precision, in evaluation mode."""
+        """A copy that computes in another precision, in evaluation mode, with the weights that `to_nir` writes.
+
+        Gates are folded into them, and keep their masks: rounded once more, a weight can turn a spike.
+        """
         other = GraphNetwork(self.graph, self.dynamics, self.steps, dtype)
         other.load_state_dict(self.state_dict())
+        with torch.no_grad():
+            for name, arrays in self._arrays().items():
+                for key, value in arrays.items():
+                    written = value.astype(np.asarray(getattr(self.walk.nodes[name], key)).dtype)
+                    getattr(other.part(name), key).copy_(torch.from_numpy(written))
+            for gate in other.gates_of.values():
+                if gate.folds:
+                    gate.weight.fill_(1.0)
+                    gate.bias.fill_(0.0)
         return other.eval()
 
     def to_nir(self) -> nir.NIRGraph:
@@ -183,7 +210,7 @@ class GraphNetwork(nn.Module):
         shape, dims = self.input_shape, len(self.input_shape)
         if tuple(x.shape[-dims:]) != shape or x.dim() not in (dims + 1, dims + 2):
             raise ScaDeployError(f"input has shape {tuple(x.shape)}, the network expects (samples, [steps,] {shape})")
-        x = x.to(next(self.parameters()).dtype)
+        x = x.to(self.dtype)
         return x.expand(self.steps, *x.shape) if x.dim() == dims + 1 else x.transpose(0, 1)
 
     def _node(self, name: str, x: torch.Tensor, memory: Memory) -> tuple[torch.Tensor, Memory]:
@@ -205,7 +232,7 @@ class Gate(nn.Module):
     """A 0/1 mask on the channels of what enters a population, and a scale and shift where they fold into maps.
 
     Has what pruning asks of a batch-norm: `mask`, `weight` (gamma), `bias` (beta) and, after backward,
-    `gamma_gradient`, dL/d(mask gamma), which is alive for masked channels.
+    `gamma_gradient`, dL/d(mask gamma) of the last forward, which is alive for masked channels.
 
     Attributes:
         folds: whether everything the population reads is a map that it alone reads.
@@ -218,7 +245,7 @@ class Gate(nn.Module):
         super().__init__()
         sources = walk.sources[name]
         readers = [source for reads in walk.sources.values() for source in reads]
-        self.folds = all(isinstance(walk.nodes[s], WEIGHTED) and readers.count(s) == 1 for s in sources)
+        self.folds = all(starts_channels(walk, s) and readers.count(s) == 1 for s in sources)
         biased = [s for s in sources if getattr(walk.nodes[s], "bias", None) is not None]
         self.bias_source = biased[0] if self.folds and biased else None
         channels = walk.shapes[name][0]
@@ -234,10 +261,11 @@ class Gate(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """The masked, scaled input (T, N, C, ...)."""
-        gamma, beta = self.weight * self.mask, self.bias * self.mask
-        if not (torch.is_grad_enabled() and (x.requires_grad or gamma.requires_grad)) and self.open:
+        if not torch.is_grad_enabled() and self.open:
             return x
-        if gamma.requires_grad:
+        gamma, beta = self.weight * self.mask, self.bias * self.mask
+        if torch.is_grad_enabled():
+            gamma = gamma if gamma.requires_grad else gamma.detach().requires_grad_()
             gamma.register_hook(self._keep)
         shape = (-1, *(1,) * (x.dim() - 3))
         return x * gamma.view(shape) + beta.view(shape)
@@ -245,29 +273,36 @@ class Gate(nn.Module):
     def folded(
         self, weight: torch.Tensor, bias: torch.Tensor | None, shift: bool
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """A map's weight and bias with the gate behind it; its rows may be several of a channel."""
-        rows = len(weight) // len(self.mask)
-        gamma, beta = (value.repeat_interleave(rows) for value in (self.weight * self.mask, self.bias * self.mask))
+        """A map's weight and bias with the gate behind it."""
+        gamma, beta = self.weight * self.mask, self.bias * self.mask
         if bias is not None:
             bias = bias * gamma + beta if shift else bias * gamma
         return weight * gamma.reshape(-1, *(1,) * (weight.dim() - 1)), bias
 
     def _keep(self, gradient: torch.Tensor) -> None:
-        self.gamma_gradient = gradient.detach()
+        # On a loop the gate is passed once a step.
+        seen, gradient = self.gamma_gradient, gradient.detach()
+        self.gamma_gradient = gradient if seen is None else seen + gradient
 
 
 class GraphNeurons(nn.Module):
     """A spiking population of a graph.
 
-    `observers` are called in every forward with potentials before the reset, in units of the threshold, and spikes,
-    both (T, N, ...) and part of the autograd graph.
+    `observers` are called once in every forward of the network with potentials before the reset and spikes, both
+    (T, N, ...) and part of the autograd graph. Potentials are in units of the threshold; where it is not positive,
+    their distance from it is in units of its size (of 1 where it is 0), and `threshold` is where it lies.
+
+    Args:
+        stepwise: whether it lies on a loop, and so is called once a step.
     """
 
     threshold = 1.0
     """In the units that observers are given."""
 
-    def __init__(self, step: Coefficients, dynamics: Dynamics, bump: Surrogate) -> None:
+    def __init__(self, step: Coefficients, dynamics: Dynamics, bump: Surrogate, stepwise: bool) -> None:
         super().__init__()
+        self._stepwise = stepwise
+        self._seen: list[tuple[torch.Tensor | None, torch.Tensor]] = []
         self.observers: list[Observer] = []
         self.heard: Callable[[torch.Tensor], None] | None = None
         self.surrogate, self._dynamics = bump, dynamics
@@ -281,14 +316,40 @@ class GraphNeurons(nn.Module):
             spikes = self._run_fast(self._fast, step.gain * x)
         else:
             spikes, memory = self._run(x, memory, step)
-        if self.heard is not None:
-            self.heard(spikes)
+        if not self._stepwise:
+            self.report()
         return spikes, memory
 
+    def forget(self) -> None:
+        """Begin a forward of the network."""
+        self._seen = []
+
+    def report(self) -> None:
+        """Tell what was seen since to those that asked."""
+        seen, self._seen = self._seen, []
+        if not seen:
+            return
+        spikes = torch.cat([now for _, now in seen])
+        if self.heard is not None:
+            self.heard(spikes)
+        if self.observers:
+            potentials = torch.cat([v for v, _ in seen if v is not None])
+            for observer in self.observers:
+                observer(potentials, spikes)
+
     def _run_fast(self, fast: LIF, current: torch.Tensor) -> torch.Tensor:
-        fast.observers = [partial(_in_thresholds, watch, fast.threshold) for watch in self.observers]
-        result: torch.Tensor = fast(current)
-        return result
+        fast.observers = [self._note] if self.observers else []
+        spikes: torch.Tensor = fast(current)
+        if not self.observers:
+            self._note(None, spikes)
+        return spikes
+
+    def _note(self, v: torch.Tensor | None, spikes: torch.Tensor) -> None:
+        if v is None or not self.observers:
+            self._seen += [(None, spikes)] if self.heard is not None else []
+            return
+        unit, place = _units(_firing(self._step.values).threshold)
+        self._seen.append((v / unit + place, spikes))
 
     def _run(self, x: torch.Tensor, memory: Memory, step: Coefficients) -> tuple[torch.Tensor, Memory]:
         v, i = memory if memory is not None else (torch.zeros_like(x[0]), torch.zeros_like(x[0]))
@@ -300,10 +361,7 @@ class GraphNeurons(nn.Module):
             fired.append(spikes)
             v = after_reset(v, spikes.detach(), firing, self._dynamics)
         spikes = torch.stack(fired)
-        if self.observers:
-            seen = torch.stack(potentials) / firing.threshold
-            for observer in self.observers:
-                observer(seen, spikes)
+        self._note(torch.stack(potentials) if self.observers else None, spikes)
         return spikes, (v, i)
 
 
@@ -320,9 +378,16 @@ class _Fired(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         (v,) = ctx.saved_tensors
-        times = v / ctx.theta
+        unit, place = _units(ctx.theta)
+        times = v / unit + place
         near = times.round().clamp(min=1) if ctx.multi_spike else 1.0
-        return ctx.bump.derivative(times - near) / ctx.theta * grads[0], None, None, None
+        return ctx.bump.derivative(times - near) / unit * grads[0], None, None, None
+
+
+def _units(theta: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """What potentials are divided by, and what is added then, so that a threshold of any sign lies at 1."""
+    unit = torch.where(theta == 0, torch.ones_like(theta), theta.abs())
+    return unit, 1 - theta / unit
 
 
 @dataclass(frozen=True)
@@ -391,7 +456,8 @@ class _Tensors(nn.Module):
 def _part(name: str, walk: Walk, dynamics: Dynamics, bump: Surrogate, dtype: torch.dtype) -> nn.Module:
     node = walk.nodes[name]
     if isinstance(node, SPIKING):
-        return GraphNeurons(coefficients(name, node, dynamics, dtype), dynamics, bump)
+        stepwise = any(name in part and walk.looped(part) for part in walk.parts)
+        return GraphNeurons(coefficients(name, node, dynamics, dtype), dynamics, bump, stepwise)
     if isinstance(node, INTEGRATORS):
         return _Integrators(coefficients(name, node, dynamics, dtype))
     return _Tensors(node, dtype)
@@ -416,13 +482,14 @@ def _fast(step: Coefficients, dynamics: Dynamics, bump: Surrogate) -> LIF | None
 
 
 def _keep(recorded: dict[str, torch.Tensor], name: str, spikes: torch.Tensor) -> None:
-    spikes = spikes.detach().transpose(0, 1)
-    # On a loop a population is heard once a step.
-    recorded[name] = torch.cat([recorded[name], spikes], 1) if name in recorded else spikes
+    recorded[name] = spikes.detach().transpose(0, 1)
 
 
-def _in_thresholds(watch: Observer, theta: float, v: torch.Tensor, spikes: torch.Tensor) -> None:
-    watch(v / theta, spikes)
+def starts_channels(walk: Walk, name: str) -> bool:
+    """Whether the first axis of a node's output is the rows of its weight; a matrix along a last axis hands it on."""
+    node = walk.nodes[name]
+    along = isinstance(node, nir.Affine | nir.Linear) and len(walk.shapes[name]) > 1
+    return isinstance(node, WEIGHTED) and not along
 
 
 def _firing(step: Coefficients) -> Firing:

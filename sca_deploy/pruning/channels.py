@@ -82,7 +82,9 @@ class ChannelMethod(Method):
         super().__init__(network, config, plan)
         self._groups = channel_groups(network)
         if not self._groups:
-            raise UsageError("the network has no batch-norm before neurons, so no channel can be pruned")
+            raise UsageError(
+                "the network has no batch-norm before neurons, and no channels of a graph, that could be pruned"
+            )
         self.schedule = Schedule(config, plan.epochs)
         self.meter = Meter(config.score or self.own_score, self._groups, plan.seed)
         signal = config.regrow_by or self.own_signal

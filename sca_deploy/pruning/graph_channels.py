@@ -1,8 +1,9 @@
 """Which channels of a graph are the same ones, and the graph without some of them.
 
-Maps start new channels; neurons, pooling, scales, delays, depthwise convolutions and sums hand them on; flattening
-makes several values of each. Channels that meet in a sum live or die together. Those of the Input and the Output, and
-those of convolutions in groups, stay.
+Maps start new channels; neurons, pooling, scales, delays, depthwise convolutions, matrices along a last axis and sums
+hand them on; flattening makes several values of each. Channels that meet in a sum live or die together. Those of the
+Input and the Output, and those of convolutions in groups, stay; so do channels that a masked population would not
+silence: what enters beside it by another way, biases.
 """
 
 from __future__ import annotations
@@ -17,12 +18,12 @@ import torch
 from torch import nn
 
 from sca_deploy.errors import ScaDeployError
-from sca_deploy.hardware.euler import INTEGRATORS, SPIKING
+from sca_deploy.hardware.euler import INTEGRATORS, NEURONS, SPIKING
 from sca_deploy.hardware.flattening import flattened
 from sca_deploy.hardware.float_graph import Walk
 from sca_deploy.hardware.float_nodes import WEIGHTED, flat_axis
 from sca_deploy.hardware.program import Shape
-from sca_deploy.nn.graph_network import GraphNetwork
+from sca_deploy.nn.graph_network import GraphNetwork, starts_channels
 from sca_deploy.pruning.group import ChannelGroup
 
 Mask = npt.NDArray[np.bool_]
@@ -85,7 +86,7 @@ class Channels:
             read = self._walk.shapes[self._walk.sources[name][0]]
             first, last = (flat_axis(int(n), len(read)) for n in (node.start_dim, node.end_dim))
             each = int(np.prod(read[1 : last + 1])) if first == 0 else 1
-        elif not isinstance(node, WEIGHTED) and name != self._walk.input:
+        elif not starts_channels(self._walk, name) and name != self._walk.input:
             source = self._walk.sources[name][0]
             each = self._axes[source].each if source in self._axes else 1
         self._sizes[name] = shape[0] // each
@@ -108,7 +109,7 @@ class Channels:
         elif isinstance(node, nir.Flatten):
             own = self._axes[name]
             self._join(Axis(read.channels), Axis(own.channels))
-        elif not isinstance(node, WEIGHTED):
+        elif not starts_channels(self._walk, name):
             self._join(read, self._axes[name])
 
     def _join(self, one: Axis, other: Axis) -> None:
@@ -126,27 +127,28 @@ class Channels:
 
 def depthwise(node: Any) -> bool:
     """Whether a convolution in groups has one output and one input channel a group."""
-    return bool(int(node.groups) == node.weight.shape[0] and node.weight.shape[1] == 1)
+    return bool(1 < int(node.groups) == node.weight.shape[0] and node.weight.shape[1] == 1)
 
 
 def graph_groups(network: GraphNetwork) -> list[ChannelGroup]:
     """The groups of a graph in the order of their first populations.
 
-    Only channels that a masked input silences: populations that fire or leak towards anything by themselves, and
-    thresholds below zero, keep theirs.
+    Only channels that are zero everywhere once their populations read nothing: those that fire or leak towards
+    anything by themselves, thresholds below zero, and what nothing masks on its way to a map, keep theirs.
     """
     channels, walk = Channels(network.walk), network.walk
+    loud = _loud(walk)
     groups: dict[str, list[str]] = {}
     for name in network.neurons():
         groups.setdefault(channels.of(name).channels, []).append(name)
     found = []
     for key, populations in groups.items():
         members = channels.members(key)
-        if channels.fixed(key) or not all(_silenced(walk.nodes[name]) for name in members):
+        if channels.fixed(key) or any(name in loud for name in members):
             continue
         if any(channels.of(name).each != 1 for name in populations):
             continue
-        maps = [name for name in members if isinstance(walk.nodes[name], WEIGHTED)]
+        maps = [name for name in members if starts_channels(walk, name)]
         parameters = tuple(cast(nn.Parameter, network.part(name).weight) for name in maps)
         gates = tuple(network.norms()[name] for name in populations)
         neurons = tuple(network.neurons()[name] for name in populations)
@@ -154,12 +156,37 @@ def graph_groups(network: GraphNetwork) -> list[ChannelGroup]:
     return found
 
 
-def _silenced(node: nir.NIRNode) -> bool:
-    """Whether no input means no output."""
+def _loud(walk: Walk) -> set[str]:
+    """The nodes that still say something where other channels begin, in channels whose populations all read nothing.
+
+    What only populations read, in the end, their gates stop.
+    """
+    loud = {name for name in walk.nodes if not _silenced(name, walk)}
+    while more := {
+        name
+        for name, sources in walk.sources.items()
+        if name not in loud and not isinstance(walk.nodes[name], SPIKING) and not loud.isdisjoint(sources)
+    } - {walk.output}:
+        loud |= more
+    heard = {s for n, sources in walk.sources.items() if n == walk.output or _mixes(n, walk) for s in sources}
+    return {name for name in loud if name in heard or isinstance(walk.nodes[name], SPIKING)}
+
+
+def _mixes(name: str, walk: Walk) -> bool:
+    """Whether a channel of the output is made of several of what is read."""
+    node = walk.nodes[name]
+    return starts_channels(walk, name) and not (isinstance(node, nir.Conv1d | nir.Conv2d) and depthwise(node))
+
+
+def _silenced(name: str, walk: Walk) -> bool:
+    """Whether no input in a channel means no output in it."""
+    node = walk.nodes[name]
     if isinstance(node, nir.Threshold):
         return bool(np.min(node.threshold) >= 0)
-    if not isinstance(node, SPIKING + INTEGRATORS):
-        return True
+    if isinstance(node, WEIGHTED):
+        return not np.any(getattr(node, "bias", 0.0)) and not _mixes(name, walk)
+    if not isinstance(node, NEURONS):
+        return name != walk.input
     at_rest = not np.any(getattr(node, "v_leak", 0.0))
     return at_rest and (isinstance(node, INTEGRATORS) or bool(np.min(node.v_threshold) > 0))
 
@@ -179,8 +206,7 @@ def compact_graph(network: GraphNetwork) -> GraphNetwork:
         ScaDeployError: if a population has no channel left.
     """
     kept = _Kept(network)
-    dtype = next(network.parameters()).dtype
-    opened = network.twin(dtype)
+    opened = network.twin(network.dtype)
     for name, gate in opened.norms().items():
         if not kept.of(name).any():
             raise ScaDeployError(f"population '{name}' has no channel left", "raise prune.floor")
@@ -190,9 +216,10 @@ def compact_graph(network: GraphNetwork) -> GraphNetwork:
     nodes, edges = flattened(whole)
     for name, sources in network.walk.sources.items():
         if sources:
-            _cut(nodes[name], kept.of(name), kept.read(name), network.walk.shapes[sources[0]])
+            along = not starts_channels(network.walk, name)
+            _cut(nodes[name], kept.of(name), kept.read(name), network.walk.shapes[sources[0]], along)
     graph = nir.NIRGraph(nodes, list(dict.fromkeys(edges)), metadata=whole.metadata, type_check=False)
-    return GraphNetwork(graph, network.dynamics, network.steps, dtype).eval()
+    return GraphNetwork(graph, network.dynamics, network.steps, network.dtype).eval()
 
 
 class _Kept:
@@ -219,25 +246,27 @@ class _Kept:
         return np.repeat(mask, axis.each)
 
 
-def _cut(node: Any, out: Mask, read: Mask, shape: Shape) -> None:
-    """Take what goes out of a node's arrays; it read values of this shape."""
+def _cut(node: Any, out: Mask, read: Mask, shape: Shape, along: bool) -> None:
+    """Take what goes out of a node's arrays; it read values of this shape, and handed on their channels if `along`."""
     if isinstance(node, nir.Conv1d | nir.Conv2d):
-        grouped = depthwise(node) and int(node.groups) > 1
+        grouped = depthwise(node)
         node.weight, node.bias = node.weight[out], None if node.bias is None else np.asarray(node.bias)[out]
         if grouped:
             node.groups = len(node.weight)
         elif int(node.groups) == 1:
             node.weight = node.weight[:, read]
     elif isinstance(node, nir.Affine | nir.Linear):
+        if along:
+            return
         columns = np.repeat(read, node.weight.shape[1] // len(read))
         node.weight = node.weight[out][:, columns]
         if isinstance(node, nir.Affine):
             node.bias = np.asarray(node.bias)[out]
     elif isinstance(node, nir.Flatten):
         node.input_type = {"input": np.array([int(read.sum()), *shape[1:]])}
-    elif not isinstance(node, nir.Output):
+    elif isinstance(node, (*NEURONS, nir.Scale, nir.Threshold, nir.Delay)):
         for key, value in vars(node).items():
-            if isinstance(value, np.ndarray) and value.size > 1 and len(value) == len(out):
-                setattr(node, key, value[out])
+            if isinstance(value, np.ndarray) and value.size > 1:
+                setattr(node, key, value.reshape(shape)[out])
     if not isinstance(node, nir.Output):
         node.__post_init__()  # which says anew what shapes it has

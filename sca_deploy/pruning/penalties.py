@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
+import nir
 import torch
 from torch import nn
 
 from sca_deploy.config import PruneConfig
+from sca_deploy.nn.graph_network import GraphNetwork
 from sca_deploy.pruning.group import Network, Neurons
 
 
@@ -22,7 +24,7 @@ class Penalties:
     def __init__(self, network: Network, config: PruneConfig) -> None:
         self._config = config
         self._populations: list[Neurons] = list(network.neurons().values())
-        self._shrunk = [(m.weight, config.l1_weights) for m in network.modules() if isinstance(m, nn.Conv2d)]
+        self._shrunk = [(weight, config.l1_weights) for weight in _kernels(network)]
         self._shrunk += [(norm.weight, config.l1_gamma) for norm in network.norms().values()]
         self._attached: list[tuple[Neurons, Any]] = []
         self._terms: list[torch.Tensor] = []
@@ -53,3 +55,11 @@ class Penalties:
             self._terms.append(self._config.l1_potential * v.abs().mean())
         if self._config.l1_spikes:
             self._terms.append(self._config.l1_spikes * spikes.mean())
+
+
+def _kernels(network: Network) -> list[torch.Tensor]:
+    """The weights of all convolutions."""
+    if isinstance(network, GraphNetwork):
+        convolutions = [n for n, node in network.walk.nodes.items() if isinstance(node, nir.Conv1d | nir.Conv2d)]
+        return [cast(torch.Tensor, network.part(name).weight) for name in convolutions]
+    return [module.weight for module in network.modules() if isinstance(module, nn.Conv2d)]

@@ -442,7 +442,7 @@ def test_a_net_file_is_an_artifact_with_a_program_and_its_graph_in_floats(tmp_pa
     artifact = open_artifact(path, Reading(steps=7, input_bits=4))
     assert (artifact.title, artifact.network) == ("mine", None)
     np.testing.assert_array_equal(
-        artifact.graph.nodes["layer0_from_input"].weight, artifact.program.layers[0].synapses[0].weight
+        artifact.graph.nodes["layer1_from_input"].weight, artifact.program.layers[0].synapses[0].weight
     )
     assert (artifact.program.steps, artifact.program.input_bits, len(artifact.program.layers)) == (7, 4, 2)
     assert isinstance(artifact.program.layers[0].synapses[0], Conv)

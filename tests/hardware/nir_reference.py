@@ -78,7 +78,8 @@ def _late(graph, rank, source, name):
     if not hasattr(graph.nodes[source], "r") or source not in _reached(graph, name):
         return False
     ends = _reached(graph, name, lambda node: not hasattr(graph.nodes[node], "r"))
-    return any(hasattr(graph.nodes[node], "r") and rank[node] <= rank[source] for node in ends)
+    inside = [n for n in ends if hasattr(graph.nodes[n], "r") and source in _reached(graph, n)]
+    return any(rank[n] <= rank[source] for n in inside)
 
 
 def _reached(graph, name, passed=lambda node: True):
