@@ -73,17 +73,34 @@ class NirExporter:
         if self._profile == "portable" and sums:
             checks.append(Check("norse", None, f"{UNSURE} ({', '.join(sums)})"))
         if made.losses or not same_values(deployable.graph, made.executed):
-            checks += _compared(deployable, dynamics, made)
+            checks.append(self._compared(deployable, dynamics, made))
         checks.append(_written(made.graph, deployable, made.dynamics.metadata(), output))
         return Exported(self.name, output, tuple(checks))
+
+    def _compared(self, deployable: Deployable, dynamics: Dynamics, made: Rewritten) -> Check:
+        """The rewriting, run against what was given.
+
+        Raises:
+            Mismatch: if it changes spikes though nothing was lost, and losses are not allowed.
+        """
+        x = None if deployable.probe is None else deployable.probe.x
+        found = difference((deployable.graph, dynamics), (made.executed, made.dynamics), made.renamed, x)
+        if not made.losses and not self._allow_lossy:
+            _refuse_difference(found)
+        if made.losses:
+            return Check("lossy", None, f"{found}: {'; '.join(made.losses)}")
+        return Check("rewriting", found.output, str(found))
 
     def _export_integers(self, deployable: Deployable, output: Path) -> Exported:
         """The Program as a graph, in the profile if that carries it; every field must come back from the file."""
         dynamics = Dynamics(PORTABLE_DT)
         graph = lifted(deployable.lowered, dynamics.dt)
+        said = {key: value for key, value in deployable.graph.metadata.items() if key == "input_scale"}
+        graph.metadata |= said  # whoever brings it on the same images must not scale them again
         try:
             made = rewritten(graph, dynamics, self._profile)
             graph, dynamics, within = made.graph, made.dynamics, "all nodes are within it"
+            graph.metadata |= said
         except ScaDeployError as error:
             within = f"not within it: {error.problem}"
         checks = [Check(f"{self._profile} profile", None, within)]
@@ -96,28 +113,16 @@ class NirExporter:
 UNSURE = "not known to add up branches alike, where neither is a way around the other"
 
 
-def _compared(deployable: Deployable, dynamics: Dynamics, made: Rewritten) -> list[Check]:
-    """The rewriting, run against what was given.
-
-    Raises:
-        Mismatch: if it changes spikes though nothing was lost.
-    """
-    x = None if deployable.probe is None else deployable.probe.x
-    found = difference((deployable.graph, dynamics), (made.executed, made.dynamics), made.renamed, x)
-    if not made.losses:
-        _refuse_difference(found)
-        return [Check("rewriting", found.output, str(found))]
-    return [Check("lossy", None, f"{found}: {'; '.join(made.losses)}")]
-
-
 def _refuse_difference(found: Difference) -> None:
     if found.share > SHARE_MAX:
         raise Mismatch(
             f"rewriting the graph changes its spikes: {found}, limit {100 * SHARE_MAX:g} %",
-            "its potentials meet their thresholds exactly; single precision decides those ties otherwise",
+            "single precision decides potentials at the threshold otherwise; --allow-lossy writes it nevertheless",
         )
     if not found.differing and found.output > OUTPUT_MAX:
-        raise Mismatch(f"rewriting the graph changes its output by {found.output:g} of the largest, limit {OUTPUT_MAX}")
+        raise Mismatch(
+            f"rewriting the graph changes its output by {found.output:g} of the largest value, limit {OUTPUT_MAX}"
+        )
 
 
 def same_values(given: nir.NIRGraph, made: nir.NIRGraph) -> bool:

@@ -26,12 +26,16 @@ NEURONS = SPIKING + INTEGRATORS
 
 @dataclass(frozen=True)
 class Neuron:
-    """The discrete parameters all neurons of a population share; `threshold` is None where none fires."""
+    """The discrete parameters all neurons of a population share; `threshold` is None where none fires.
+
+    `ties_fire` says that a potential equal to the threshold fires as well.
+    """
 
     alpha: float
     beta: float
     gain: float
     threshold: float | None
+    ties_fire: bool = False
 
 
 def discrete(name: str, node: nir.NIRNode, dt: float) -> Neuron:

@@ -50,7 +50,7 @@ def _run(population: Population, known: dict[str, torch.Tensor]) -> torch.Tensor
         u = neuron.alpha * u + sum(_arriving(path, known[path.source], t) for path in population.paths)
         v = neuron.beta * v + u + constant
         if neuron.threshold is not None:
-            fired[:, t] = v > neuron.threshold
+            fired[:, t] = v >= neuron.threshold if neuron.ties_fire else v > neuron.threshold
             v = v * (1 - fired[:, t])
     return v
 

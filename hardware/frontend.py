@@ -154,8 +154,7 @@ class _Reader:
         if value.shape != self._shapes[name]:
             raise refuse(name, node, f"it has neurons of shape {self._shapes[name]} and reads {value.shape}")
         neuron = discrete(name, node, self._dt)
-        if self._ties_fire and neuron.threshold is not None:
-            neuron = replace(neuron, threshold=float(np.nextafter(neuron.threshold, 0.0)))
+        neuron = replace(neuron, ties_fire=self._ties_fire)
         if neuron.alpha and value.bias.any():
             raise refuse(
                 name,

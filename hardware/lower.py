@@ -22,6 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sca_deploy.errors import ScaDeployError
+from sca_deploy.hardware.euler import Neuron
 from sca_deploy.hardware.frontend import Path, Population, read_populations
 from sca_deploy.hardware.operators import FloatArray
 from sca_deploy.hardware.program import (
@@ -134,7 +135,7 @@ def lower_population(population: Population, rules: Rules, scale: float | None =
         synapses=tuple(_synapse(path, weight) for path, weight in zip(population.paths, weights, strict=True)),
         v_decay=_integer_decay(neuron.beta),
         u_decay=_integer_decay(neuron.alpha),
-        threshold=THRESHOLD_MAX if neuron.threshold is None else _whole_threshold(neuron.threshold * scale),
+        threshold=_whole_threshold(neuron, scale),
         bias=bias,
         scale=scale,
     )
@@ -158,12 +159,15 @@ def largest_scale(population: Population, rules: Rules) -> tuple[float, str]:
     return limits.get(binding, 1.0), binding
 
 
-def _whole_threshold(threshold: float) -> int:
+def _whole_threshold(neuron: Neuron, scale: float) -> int:
     """Rounded down: a whole potential exceeds both or neither. Rounded up, it would miss the spike of one that ties.
 
-    A threshold that is whole but for a rounding error stays.
+    A threshold that is whole but for a rounding error stays; where a tie fires, it is the whole number below.
     """
-    return math.floor(threshold + 1e-6)
+    if neuron.threshold is None:
+        return THRESHOLD_MAX
+    threshold = neuron.threshold * scale
+    return math.ceil(threshold - 1e-6) - 1 if neuron.ties_fire else math.floor(threshold + 1e-6)
 
 
 def _integer_decay(keeps: float) -> int:

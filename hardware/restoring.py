@@ -8,6 +8,7 @@ and a layer that reads itself as a graph of its own: other ways of writing the s
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from typing import Any
 
@@ -32,6 +33,7 @@ from sca_deploy.hardware.program import (
 Floats = npt.NDArray[np.float64]
 Nodes = dict[str, nir.NIRNode]
 
+NUMBERED = re.compile(r"n\d+_")
 CLOSE = 2e-6
 """By what share a float may be off: single precision, and readers that take no tau of exactly a step."""
 NEURONS_MAX = 1 << 24
@@ -52,7 +54,7 @@ def restored(graph: nir.NIRGraph) -> Program:
     """
     document, dt = _document(graph)
     try:
-        nodes, edges = _ungraphed(graph)
+        nodes, edges = _ungraphed(graph, {str(plain["node"]) for plain in document["layers"]})
         program = _program(document, nodes)
         _check_unchanged(lifted(program, dt), nodes, edges)
     except ScaDeployError as error:
@@ -84,14 +86,22 @@ def _document(graph: nir.NIRGraph) -> tuple[dict[str, Any], float]:
     return document, dt
 
 
-def _ungraphed(graph: nir.NIRGraph) -> tuple[dict[str, nir.NIRNode], set[tuple[str, str]]]:
-    """Nodes and edges as they were lifted: a population and its loop may have become a graph of its name."""
+def _ungraphed(graph: nir.NIRGraph, populations: set[str]) -> tuple[dict[str, nir.NIRNode], set[tuple[str, str]]]:
+    """Nodes and edges as they were lifted: a population and its loop may have become a graph of its name.
+
+    Some readers meet the nodes in the order of their names, so these may have been numbered: n07_<name>.
+    """
     nodes, edges = flattened(graph)
     names = {name: name for name in nodes}
     for name, node in nodes.items():
         outer, dot, _ = name.partition(".")
         if dot and isinstance(graph.nodes.get(outer), nir.NIRGraph):
             names[name] = outer if isinstance(node, NEURONS) else f"{outer}_from_{outer}"
+    if not populations.issubset(names.values()):
+        names = {
+            name: "_from_".join(NUMBERED.sub("", part) for part in known.split("_from_"))
+            for name, known in names.items()
+        }
     return {names[name]: node for name, node in nodes.items()}, {(names[a], names[b]) for a, b in edges}
 
 

@@ -32,7 +32,7 @@ from sca_deploy.compare import compare, compare_floats
 from sca_deploy.config import Config, DataConfig
 from sca_deploy.data import configured
 from sca_deploy.data.arrays import NAME as ARRAYS
-from sca_deploy.data.arrays import TIMED_DIMS
+from sca_deploy.data.arrays import TIMED_DIMS, largest_value
 from sca_deploy.data.dataset import Dataset
 from sca_deploy.errors import ScaDeployError, UsageError, unknown_name
 from sca_deploy.evaluate import evaluate, float_figures
@@ -291,7 +291,7 @@ def _of_arrays(arrays: Arrays, steps: int | None, coding: str | None) -> Data:
         test_x=x_test,
         test_y=y_test,
         classes=int(max(y_train.max(initial=0), y_test.max(initial=0))) + 1,
-        pixel_max=int(max(1, x_train.max(initial=0), x_test.max(initial=0))),
+        pixel_max=largest_value(int(max(x_train.max(initial=0), x_test.max(initial=0)))),
         timed=timed,
     )
     config = DataConfig(set=ARRAYS, coding=coding or ("events" if timed else "direct"))
@@ -634,8 +634,10 @@ def _fitted(network: Network, data: Data) -> Network:
 
 def _prepared(network: Network, data: Data) -> Network:
     """A copy ready for the data and for the chip."""
-    small = compact(_fitted(network, data))
-    _remember(small, **{key: value for key, value in _remembered(network).items() if key == "scales"})
+    fitted = _fitted(network, data)
+    small = compact(fitted)
+    if fitted is network:
+        _remember(small, **{key: value for key, value in _remembered(network).items() if key == "scales"})
     return _ready(small, _config(network, data), data)
 
 

@@ -88,7 +88,17 @@ class Artifact:
 
     @cached_property
     def _loaded(self) -> tuple[Network, dict[str, Any]] | None:
-        return None if self.network_path is None else load_network(self.network_path)
+        if self.network_path is None:
+            return None
+        if self.reading.asked != Asked():
+            raise UsageError(
+                f"{self.network_path} says how its neurons step",
+                "--dt, --preset, --reset, --multi-spike, --clamp and --tie are for .nir files",
+            )
+        loaded = load_network(self.network_path)
+        if self.reading.steps not in (None, loaded[0].steps):
+            raise UsageError(f"{self.network_path} lasts {loaded[0].steps} steps, not --steps {self.reading.steps}")
+        return loaded
 
     @cached_property
     def graph(self) -> nir.NIRGraph | None:
@@ -108,7 +118,10 @@ class Artifact:
         """The graph of a file, read as the flags say."""
         if self.graph_path is None:
             return None
-        return settled(read_nir(self.graph_path), self.reading.asked, str(self.graph_path))
+        graph, dynamics = settled(read_nir(self.graph_path), self.reading.asked, str(self.graph_path))
+        if self.reading.steps is not None and not holds_integers(graph):
+            graph.metadata["T"] = self.reading.steps
+        return graph, dynamics
 
     @property
     def dynamics(self) -> Dynamics:
@@ -151,11 +164,19 @@ class Artifact:
         if self.graph is None:
             raise ScaDeployError(f"{self.path} holds no network")
         if holds_integers(self.graph):
-            return restored(self.graph)
+            return self._restored(self.graph)
         scales = _scales(self.graph)
         if self.reading.calibrate is not None:
             scales = self._searched(self.graph, self.reading.calibrate)
         return lower(self.graph, dt=self.dt, steps=self._steps(), input_bits=self._input_bits(), scales=scales)
+
+    def _restored(self, graph: nir.NIRGraph) -> Program:
+        """The integers that a graph says it was made of; nothing about them is open."""
+        program, reading = restored(graph), self.reading
+        same = reading.steps in (None, program.steps) and reading.input_bits in (None, program.input_bits)
+        if not same or reading.calibrate is not None:
+            raise UsageError(f"{self.path} holds integers already", "leave --steps, --input-bits and --calibrate out")
+        return program
 
     def _searched(self, graph: nir.NIRGraph, path: Path) -> dict[str, float]:
         """The scales that fit the input in a file best."""

@@ -136,10 +136,16 @@ def fitted(network: Network, dataset: Dataset, inputs: Inputs, title: str) -> Ne
         raise UsageError(f"{title} tells {classes} classes apart, data set '{dataset.name}' has {dataset.classes}")
     if network.steps != inputs.steps:
         raise UsageError(f"{title} was made for {network.steps} steps, the config says {inputs.steps}")
-    if inputs.scale == 1.0 or not isinstance(network, GraphNetwork):
+    if not isinstance(network, GraphNetwork):
+        if network.spec.input_scale != inputs.scale:
+            raise UsageError(
+                f"{title} was trained on input times {network.spec.input_scale:g}, that of '{dataset.name}' is times "
+                f"{inputs.scale:g}",
+                "bring data of the same range and coding",
+            )
         return network
     already = network.graph.metadata.get(SCALE_NODE, 1.0)
-    if not (isinstance(already, float) and 0 < already <= 1):
+    if not (isinstance(already, float | int) and 0 < already <= 1):
         raise ScaDeployError(f"{title} says its input is multiplied by {already!r}", f"remove '{SCALE_NODE}' from it")
     if already == inputs.scale:
         return network
@@ -167,9 +173,13 @@ def _scaled(graph: nir.NIRGraph, factor: float) -> nir.NIRGraph:
     Raises:
         ScaDeployError: if something else has the name of the node that does it.
     """
-    if SCALE_NODE in graph.nodes:
-        raise ScaDeployError(f"the graph has a node '{SCALE_NODE}' already", "rename it")
     graph = copy.deepcopy(graph)
+    if SCALE_NODE in graph.nodes:
+        node = graph.nodes[SCALE_NODE]
+        if SCALE_NODE not in graph.metadata or not isinstance(node, nir.Scale):
+            raise ScaDeployError(f"the graph has a node '{SCALE_NODE}' already", "rename it")
+        node.scale = (node.scale * factor).astype(np.float32)
+        return graph
     [name] = [name for name, node in graph.nodes.items() if isinstance(node, nir.Input)]
     shape = np.ravel(graph.nodes[name].input_type["input"]).astype(int)
     graph.nodes[SCALE_NODE] = nir.Scale(np.full(shape, factor, np.float32))

@@ -283,10 +283,9 @@ def compare(options: Options, dense: Path, pruned: Path) -> None:
     DENSE and PRUNED are arms of runs, such as runs/digits/dense and runs/digits/pruned.
     """
     from sca_deploy import pipeline
-    from sca_deploy.compare import compare as compare_documents
     from sca_deploy.report.tables import comparison_table
 
-    document = compare_documents(*(pipeline.evaluation(options.console(), side) for side in (dense, pruned)))
+    document = pipeline.comparison(options.console(), dense, pruned)
     options.result(document, comparison_table(document))
 
 

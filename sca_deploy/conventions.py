@@ -117,7 +117,10 @@ def settled(graph: nir.NIRGraph, asked: Asked, title: str) -> tuple[nir.NIRGraph
     complete: dict[str, Any] = {"dt": ANY_DT, "reset": "hard"} | values
     dynamics = Dynamics(**complete)
     result = copy.copy(graph) if preset is None else _read_as(preset, graph, dynamics.dt)
-    others = {key: value for key, value in _metadata(graph).items() if key not in (*KEYS, PROFILE)}
+    # Scales were searched for the gains of the graph as it was written.
+    other_gains = preset is not None or _metadata(graph).get("dt", dynamics.dt) != dynamics.dt
+    stale = (*KEYS, PROFILE, "scales") if other_gains else (*KEYS, PROFILE)
+    others = {key: value for key, value in _metadata(graph).items() if key not in stale}
     result.metadata = others | dynamics.metadata()
     return result, dynamics
 

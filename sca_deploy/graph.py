@@ -52,8 +52,7 @@ OUTPUT = "output"
 def to_nir(network: SpikingNetwork | GraphNetwork) -> nir.NIRGraph:
     """The network as a NIR graph, metadata {dt, T, reset}: in the portable profile, or as it was brought.
 
-    Neuron nodes carry the layer's name, so that spikes can be compared by name. A network with sums is outside
-    the profile, whose readers add edges only where one path is the other's skip.
+    Neuron nodes carry the layer's name, so that spikes can be compared by name.
 
     Raises:
         ScaDeployError: if a weight is not finite.

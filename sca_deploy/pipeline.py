@@ -39,6 +39,7 @@ from sca_deploy.files import read_json, sha256, write_json
 from sca_deploy.graph import populations_of, to_nir
 from sca_deploy.hardware.chip import Chip, load_chip
 from sca_deploy.hardware.lava.compare import Verification, verify
+from sca_deploy.hardware.lower import Rules, assemble
 from sca_deploy.hardware.program import Program
 from sca_deploy.inputs import Inputs, inputs_of
 from sca_deploy.manifest import digest, manifest
@@ -148,7 +149,8 @@ def prune(job: Job) -> dict[str, Any]:
     start(job)
     for arm in ARMS:
         _compacted(job, arm)
-    if all(not_lowered(load_network(job.folder / arm / "network.pt")[0]) is None for arm in ARMS):
+    bits = job.inputs.bits
+    if all(not_lowered(load_network(job.folder / arm / "network.pt")[0], bits) is None for arm in ARMS):
         for arm in ARMS:
             make_arm(job, arm)
         document = compare(*(evaluation(job.console, job.folder / arm) for arm in ARMS))
@@ -174,7 +176,8 @@ def make_arm(job: Job, arm: str) -> None:
 def _compacted(job: Job, arm: str) -> _Steps:
     """Train and compact one arm, skipping what is done."""
     steps, folder = _Steps(job, arm), job.folder / arm
-    steps.do("train", train_arm, folder / "train" / "checkpoint.pt")
+    begins = [Path(job.config.network.file)] if job.config.network.file else []
+    steps.do("train", train_arm, folder / "train" / "checkpoint.pt", *begins)
     steps.do("compact", compact_arm, folder / "network.pt", folder / "train" / "checkpoint.pt")
     return steps
 
@@ -228,7 +231,7 @@ def compact_arm(job: Job, arm: str) -> None:
         f"logits within {proof.max_logit_difference:g}"
     )
     batches = job.config.lower.finetune * -(-len(job.dataset.train_x) // job.config.train.batch_size)
-    if (why := not_lowered(small)) is not None:
+    if (why := not_lowered(small, job.inputs.bits)) is not None:
         job.console.say(f"{arm}: stays in floats: {why.problem}")
         calibrated = Calibrated(small, {}, {"layers": []})
     else:
@@ -243,14 +246,15 @@ def compact_arm(job: Job, arm: str) -> None:
     save_network(folder / "network.pt", calibrated.network, **extra)
 
 
-def not_lowered(network: Network) -> ScaDeployError | None:
+def not_lowered(network: Network, input_bits: int = 0) -> ScaDeployError | None:
     """Why a brought network cannot become integers; None if it can."""
+    if not isinstance(network, GraphNetwork):
+        return None
     try:
-        populations_of(network)
+        shape, populations = populations_of(network)
+        assemble(shape, populations, Rules(network.steps, input_bits))
     except ScaDeployError as error:
-        if isinstance(network, GraphNetwork):
-            return error
-        raise
+        return error
     return None
 
 
@@ -330,6 +334,16 @@ def encoded_test(config: Config, samples: int | None = None) -> npt.NDArray[np.u
     """The test set of a config as the chip takes it, (samples, steps, *input_shape)."""
     dataset = configured(config.data, config.network.steps)
     return inputs_of(config, dataset).over_time(dataset.test_x[:samples])
+
+
+def comparison(console: Console, dense: Path, pruned: Path) -> dict[str, Any]:
+    """The comparison of two arms; of their float figures alone, where one of them stays in floats."""
+    places = [arm_folder(path) for path in (dense, pruned)]
+    artifacts = [open_artifact(place) for place in places if not (place / "evaluation.json").is_file()]
+    if any(artifact.network is not None and not_lowered(artifact.network) is not None for artifact in artifacts):
+        jobs = [Job(config, place.parent, console) for place in places if (config := open_artifact(place).config)]
+        return compare_floats(*(_float_figures(job, place.name) for job, place in zip(jobs, places, strict=True)))
+    return compare(*(evaluation(console, place) for place in places))
 
 
 def evaluation(console: Console, path: Path) -> dict[str, Any]:

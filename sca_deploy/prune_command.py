@@ -18,7 +18,7 @@ from sca_deploy.options import PATH, Options, common, neurons
 @click.option("--train-samples", type=click.IntRange(1), help="Use only the first so many training samples.")
 @click.option("--test-samples", type=click.IntRange(1), help="Use only the first so many test samples.")
 @click.option("--steps", type=click.IntRange(1), help="Time steps a sample lasts.")
-@click.option("--keep", type=float, required=True, help="Fraction of all channels that is left.")
+@click.option("--keep", type=float, required=True, help="Fraction left of the channels that can be pruned.")
 @click.option("--method", default="sca", show_default=True, help="sca, criticality-structured, slimming, random.")
 @click.option("--score", default="", help="What channels are ranked by; default is the method's own.")
 @click.option("--floor", type=float, help="Fraction of its channels that every layer keeps at least.")

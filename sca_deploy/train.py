@@ -24,7 +24,7 @@ from sca_deploy.checkpoint import load_network, save_network
 from sca_deploy.config import Config, decisive
 from sca_deploy.data import Dataset
 from sca_deploy.errors import ScaDeployError, UsageError
-from sca_deploy.files import write_table, write_text
+from sca_deploy.files import sha256, write_table, write_text
 from sca_deploy.inputs import Inputs, inputs_of
 from sca_deploy.nn.allocator import keep_freed_memory
 from sca_deploy.nn.network import SpikingNetwork
@@ -332,4 +332,7 @@ def _kept(entry: dict[str, Any]) -> dict[str, int]:
 def _identity(config: Config) -> str:
     """What must be equal for a checkpoint to be continued."""
     plain = decisive(config)
-    return json.dumps({key: plain[key] for key in ("seed", "data", "network", "train", "prune")}, sort_keys=True)
+    decides = {key: plain[key] for key in ("seed", "data", "network", "train", "prune")}
+    if config.network.file:
+        decides["file"] = sha256(Path(config.network.file))
+    return json.dumps(decides, sort_keys=True)

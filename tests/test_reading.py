@@ -98,3 +98,9 @@ def test_inspect_shows_injected_inputs_loops_and_delays(tmp_path):
     assert "none, the input is injected" in done.stdout
     assert "dense from pixels, up to 11 steps late + dense from hidden " in done.stdout
     assert "written into a bias" in done.stdout
+
+
+@pytest.mark.parametrize("said", [{"dt": 1e-3}, {"reset": "subtract"}, {"clamp": "bogus"}, {"preset": "sinabs"}])
+def test_how_neurons_step_is_not_asked_of_a_checkpoint(digits_run, said):
+    with pytest.raises(UsageError, match="says how its neurons step"):
+        _ = open_artifact(digits_run / "dense", Reading(**said)).network

@@ -61,7 +61,9 @@ def difference(
     """
     walk = plan(given[0])
     if x is None:
-        x, words = random_spikes(walk.shapes[walk.input]), f"random spikes of density {DENSITY}"
+        scale = given[0].metadata.get("input_scale", 1.0)
+        largest_value = max(1, round(1 / scale)) if isinstance(scale, float) and scale > 0 else 1
+        x, words = random_spikes(walk.shapes[walk.input], largest_value), f"random spikes of density {DENSITY}"
     else:
         x, words = x[:SAMPLES], "the probe"
     ends = (walk.output, plan(made[0]).output)
@@ -81,7 +83,8 @@ def difference(
     return Difference(round(spikes), round(differing), output / largest if largest else output, worst, text)
 
 
-def random_spikes(shape: Shape) -> npt.NDArray[np.float32]:
-    """Seeded spikes (8, 32, *shape)."""
-    spikes = np.random.default_rng(0).random((SAMPLES, STEPS, *shape)) < DENSITY
-    return spikes.astype(np.float32)
+def random_spikes(shape: Shape, largest: int = 1) -> npt.NDArray[np.float32]:
+    """Seeded spikes (8, 32, *shape) that carry 1 to `largest`."""
+    generator = np.random.default_rng(0)
+    spikes = generator.random((SAMPLES, STEPS, *shape)) < DENSITY
+    return (spikes * generator.integers(1, largest + 1, spikes.shape)).astype(np.float32)

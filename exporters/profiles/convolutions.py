@@ -7,7 +7,7 @@ from dataclasses import replace
 import nir
 import numpy as np
 
-from sca_deploy.exporters.profiles.draft import Draft, FloatArray, changed, convolution, double
+from sca_deploy.exporters.profiles.draft import VALUES_MAX, Draft, FloatArray, changed, convolution, double
 from sca_deploy.hardware.float_nodes import pair
 
 Pair = tuple[int, int]
@@ -58,6 +58,9 @@ def plain_convolutions(draft: Draft) -> Draft:
     for name, node in list(draft.nodes.items()):
         if isinstance(node, nir.Conv2d):
             shape = draft.entering(name)
+            if _written_out(node) > VALUES_MAX:
+                draft = draft.refusing(f"convolution '{name}' would hold {_written_out(node):,} weights if written out")
+                continue
             weight, stride, padding, dilation = _numbers(node)
             weight = _ungrouped(weight, int(node.groups))
             square = _square(weight, (shape[1], shape[2]), stride, padding, dilation)
@@ -68,6 +71,14 @@ def plain_convolutions(draft: Draft) -> Draft:
             weight, padding = square
             draft = draft.put(name, convolution(weight, node.bias, stride, padding, dilation))
     return draft
+
+
+def _written_out(node: nir.Conv2d) -> int:
+    """At most how many weights it has without groups, holes and oblong kernels."""
+    rows, columns, *kernel = node.weight.shape
+    holes = pair(node.dilation) if isinstance(node.padding, str | bytes) else (1, 1)
+    side = 2 + max(d * (k - 1) for d, k in zip(holes, kernel, strict=True))
+    return int(rows * columns * int(node.groups) * side**2)
 
 
 def _numbers(node: nir.Conv2d) -> tuple[FloatArray, Pair, Pair, Pair]:
@@ -135,6 +146,11 @@ def padded_pools_as_convolutions(draft: Draft) -> Draft:
     for name, node in list(draft.nodes.items()):
         if isinstance(node, nir.SumPool2d) and np.any(node.padding):
             kernel, channels = pair(node.kernel_size), draft.shapes[name][0]
+            if channels**2 * max(kernel) ** 2 > VALUES_MAX:
+                draft = draft.refusing(
+                    f"pooling '{name}' of {channels:,} channels pads its map, which readers leave out"
+                )
+                continue
             weight = np.zeros((channels, channels, *kernel))
             weight[np.arange(channels), np.arange(channels)] = 1.0
             new = convolution(weight, np.zeros(channels), pair(node.stride), pair(node.padding), (1, 1))

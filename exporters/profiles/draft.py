@@ -25,6 +25,10 @@ MAPS = (nir.Affine, nir.Conv2d)
 """Weighted nodes once every Linear is an Affine; a convolution over length is in no profile that scales."""
 
 
+VALUES_MAX = 1 << 28
+"""Values that a map may grow to when it is written out; 2 GiB in double precision."""
+
+
 @dataclass(frozen=True, eq=False)
 class Draft:
     """A graph without graphs inside.
@@ -128,6 +132,12 @@ def double(value: Any) -> FloatArray:
     return np.asarray(value, np.float64)
 
 
+def spread(value: Any, shape: Shape) -> FloatArray:
+    """One value for all, or one each, in a shape and in double precision."""
+    values = double(value)
+    return np.full(shape, values.flat[0]) if values.size == 1 else values.reshape(shape).copy()
+
+
 def changed(node: nir.NIRNode, **values: Any) -> Any:
     """A copy of a node with other values; of the same type, its inferred shapes left behind."""
     new = copy.copy(node)
@@ -139,8 +149,10 @@ def changed(node: nir.NIRNode, **values: Any) -> Any:
 def identity(shape: Shape, factor: FloatArray, bias: FloatArray | None = None) -> nir.NIRNode | None:
     """The map that multiplies (channels,) of a map of (C, H, W), or each of (features,), and adds a bias.
 
-    None where the values have another shape, which no convolution or matrix reads and keeps.
+    None where the values have another shape, which no convolution or matrix reads and keeps, or are too many.
     """
+    if shape[0] ** 2 > VALUES_MAX:
+        return None
     none = np.zeros(shape[0]) if bias is None else bias
     if len(shape) == 1:
         return nir.Affine(np.diag(np.broadcast_to(factor, shape)), none)

@@ -9,12 +9,11 @@ to 0 stays one.
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
 
 import nir
 import numpy as np
 
-from sca_deploy.exporters.profiles.draft import MAPS, Draft, FloatArray, changed, double, per_channel
+from sca_deploy.exporters.profiles.draft import MAPS, Draft, FloatArray, changed, double, per_channel, spread
 from sca_deploy.exporters.profiles.firing import MEMORYLESS, remembering
 from sca_deploy.exporters.profiles.scales import biased, read_scaled
 from sca_deploy.hardware.euler import INTEGRATORS, NEURONS, SPIKING
@@ -31,13 +30,9 @@ def whole(draft: Draft) -> Draft:
         if isinstance(node, NEURONS):
             shape = draft.shapes[name]
             values = {key: getattr(node, key) for key in PARAMETERS if hasattr(node, key)}
-            filled = {key: double(0.0 if value is None else value) for key, value in values.items()}
-            nodes[name] = type(node)(**{key: _full(value, shape) for key, value in filled.items()})
+            filled = {key: spread(0.0 if value is None else value, shape) for key, value in values.items()}
+            nodes[name] = type(node)(**filled)
     return replace(draft, nodes=nodes)
-
-
-def _full(value: Any, shape: tuple[int, ...]) -> FloatArray:
-    return np.array(np.broadcast_to(value if np.size(value) > 1 else np.ravel(value)[0], shape), np.float64)
 
 
 def thresholds_as_neurons(draft: Draft) -> Draft:
@@ -50,7 +45,7 @@ def thresholds_as_neurons(draft: Draft) -> Draft:
         if isinstance(node, nir.Threshold):
             shape = draft.shapes[name]
             one, zero = np.ones(shape), np.zeros(shape)
-            theta = _full(double(node.threshold), shape)
+            theta = spread(node.threshold, shape)
             rest = zero
             if np.ptp(theta) > 0 or theta.min() <= 0:
                 rest, theta = 1.0 - theta, one

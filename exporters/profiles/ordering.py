@@ -34,6 +34,8 @@ def in_order(draft: Draft) -> Draft:
 
 def narrowed(draft: Draft) -> Draft:
     """All values in single precision, sizes as pairs, and the shapes of convolutions and Flattens said."""
+    if draft.refusals:  # what was refused may have sizes that no file can hold
+        return draft
     nodes: dict[str, nir.NIRNode] = {}
     for name, node in draft.nodes.items():
         single = {

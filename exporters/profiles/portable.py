@@ -6,6 +6,11 @@
 - IF: R = 1 / dt, so a step adds the input as it is; norse, which ignores R, does the same. snntorch takes none.
 - dt is 1e-4 s, which snntorch cannot be told otherwise; float32, one value a population.
 - no groups, square kernels, sums instead of averages, Flatten from the end, one edge into the Output.
+- a population that reads itself is a nested graph of four nodes; several of them are numbered in their order.
+
+All three run LIF and CubaLIF in convolutional, recurrent and residual networks with exactly these spikes, norse and
+spikingjelly IF as well. norse adds up branches of which neither is a way around the other wrongly (it runs one before
+the other is there), and spikingjelly fires where a potential meets the threshold exactly; see `spikingjelly`.
 """
 
 from __future__ import annotations
@@ -43,7 +48,7 @@ from sca_deploy.exporters.profiles.retime import retimed, undelayed
 from sca_deploy.exporters.profiles.rules import PORTABLE_DT, PORTABLE_NODES, check_portable
 from sca_deploy.exporters.profiles.scales import averages_as_sums, scales_folded
 
-ARRANGED = (whole, with_biases, undelayed, matrices_read_flat, flattening_everything)
+ARRANGED = (whole, with_biases, undelayed, flattening_everything, matrices_read_flat)
 """Every profile begins so: whole arrays, biases, no waiting, explicit Flattens."""
 MAPPED = (padded_pools_as_convolutions, plain_convolutions, through_matrices, without_constant_feedback, one_way_out)
 """Maps and loops as torch readers take them, once no scale is left."""

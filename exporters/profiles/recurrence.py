@@ -6,7 +6,6 @@ read alike: some readers take the loop's nodes in another order.
 
 from __future__ import annotations
 
-from collections import deque
 from dataclasses import replace
 
 import nir
@@ -108,15 +107,19 @@ def _met_too_early(draft: Draft) -> bool:
     """Whether a reader that goes round the sorted names, from the Input on, meets a nested graph too early."""
     ordered = sorted(draft.nodes)
     start = ordered.index("input")
-    queue, known = deque(ordered[start:] + ordered[:start]), set[str]()
-    while queue:
-        name = queue.popleft()
-        if known.issuperset(draft.sources(name)):
-            known.add(name)
-        elif isinstance(draft.nodes[name], nir.NIRGraph):
-            return True
-        else:
-            queue.append(name)
+    waiting, known = ordered[start:] + ordered[:start], set[str]()
+    while waiting:
+        later = []
+        for name in waiting:
+            if known.issuperset(draft.sources(name)):
+                known.add(name)
+            elif isinstance(draft.nodes[name], nir.NIRGraph):
+                return True
+            else:
+                later.append(name)
+        if len(later) == len(waiting):  # a loop, which was refused
+            return False
+        waiting = later
     return False
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import nir
 import numpy as np
 
-from sca_deploy.exporters.profiles.draft import MAPS, Draft, FloatArray, changed, double, identity, per_channel
+from sca_deploy.exporters.profiles.draft import MAPS, Draft, FloatArray, changed, double, identity, per_channel, spread
 from sca_deploy.hardware.float_nodes import pair
 from sca_deploy.hardware.program import Shape
 
@@ -36,12 +36,8 @@ def scales_folded(draft: Draft) -> Draft:
     """Without Scale nodes."""
     for name, node in list(draft.nodes.items()):
         if isinstance(node, nir.Scale):
-            shape = draft.shapes[name]
-            values = double(node.scale)
-            factor = np.array(np.broadcast_to(values if values.size > 1 else values.ravel()[0], shape))
-            ahead = _forward(draft, name, factor)
-            if ahead is None:
-                ahead = _backward(draft, name, name, factor)
+            factor = spread(node.scale, draft.shapes[name])
+            ahead = _forward(draft, name, factor) or _backward(draft, name, name, factor)
             draft = ahead.without(name)
     return draft
 
@@ -108,18 +104,23 @@ def _backward(draft: Draft, name: str, reader: str, factor: FloatArray) -> Draft
             weight, bias = double(node.weight), double(node.bias)
             by_row = rows.reshape(-1, *(1,) * (weight.ndim - 1))
             draft = draft.put(source, changed(node, weight=weight * by_row, bias=bias * rows))
-        elif isinstance(node, nir.Flatten) or (isinstance(node, nir.SumPool2d) and rows is not None):
-            draft, source = _own(draft, source, name, reader)
-            shape = draft.entering(source)
-            inner = factor.reshape(shape) if isinstance(node, nir.Flatten) else _spread(_known(rows), shape)
-            draft = _backward(draft, source, reader, inner)
         else:
-            draft = _by_a_map(draft, source, name, reader, factor)
+            through = _through(draft, source, name, reader, factor)
+            draft = through or _by_a_map(draft, source, name, reader, factor)
     return draft
 
 
-def _known(rows: FloatArray | None) -> FloatArray:
-    return np.ones(1) if rows is None else rows
+def _through(draft: Draft, source: str, name: str, reader: str, factor: FloatArray) -> Draft | None:
+    """With what enters a pool or a Flatten multiplied; None where that cannot be."""
+    node, before = draft.nodes[source], len(draft.refusals)
+    rows = per_channel(factor, factor.shape)
+    if not isinstance(node, PASSING) or (rows is None and isinstance(node, nir.SumPool2d)):
+        return None
+    draft, source = _own(draft, source, name, reader)
+    shape = draft.entering(source)
+    inner = _spread(rows, shape) if isinstance(node, nir.SumPool2d) and rows is not None else factor.reshape(shape)
+    moved = _backward(draft, source, reader, inner)
+    return None if len(moved.refusals) > before else moved
 
 
 def _own(draft: Draft, source: str, name: str, reader: str) -> tuple[Draft, str]:

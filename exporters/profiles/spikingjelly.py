@@ -2,7 +2,8 @@
 
 spikingjelly fires where the potential reaches the threshold, `>=`; a graph whose neurons fire above it has its
 thresholds raised by one float32 step, so that no float32 potential decides anew. Its `import_from_nir` is given
-dt = 1e-4, its default. IF is taken with R = 1 / dt, LIF with R = 1 and tau > dt.
+dt = 1e-4, its default. IF is taken with R = 1 / dt, LIF with R = 1 and tau > dt. Networks of integers, whose
+potentials meet their thresholds all the time, were run in it with exactly these spikes.
 """
 
 from __future__ import annotations

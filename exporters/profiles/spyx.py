@@ -6,7 +6,8 @@ equations say, and subtracts its threshold after the leak. R is ignored. It foll
 so nothing can be summed, and it moves channels to the end before it flattens, so the matrix behind a Flatten is
 written for (height, width, channels); that file is for spyx alone. `from_nir` must be given dt = 1, its default.
 
-The difference reported includes the late spikes, not the order of leak and reset.
+The difference reported includes the late spikes, not the order of leak and reset. spyx 1.0.0 ran chains of IF,
+convolutions among them, with exactly the spikes of `Rewritten.executed`; nothing leaky was held against it.
 """
 
 from __future__ import annotations

@@ -58,9 +58,14 @@ def load_arrays(path: Path | None, steps: int | None, size: int) -> Dataset:
         test_x=x_test,
         test_y=y_test,
         classes=int(max(y_train.max(initial=0), y_test.max(initial=0))) + 1,
-        pixel_max=int(max(1, x_train.max(initial=0), x_test.max(initial=0))),
+        pixel_max=largest_value(int(max(x_train.max(initial=0), x_test.max(initial=0)))),
         timed=timed,
     )
+
+
+def largest_value(found: int) -> int:
+    """The largest value that so many bits hold: what is scaled to 0..1 must not depend on which images are there."""
+    return (1 << max(1, found.bit_length())) - 1
 
 
 def recorded_steps(path: Path) -> int | None:

@@ -90,6 +90,11 @@ class GraphNetwork(nn.Module):
         return self._like.dtype
 
     @property
+    def _integrates(self) -> bool:
+        """Whether all that enters the Output are potentials of neurons that never fire."""
+        return all(isinstance(self.walk.nodes[name], INTEGRATORS) for name in self.walk.sources[self.walk.output])
+
+    @property
     def classes(self) -> int:
         """How many values enter the Output."""
         return int(np.prod(self.walk.shapes[self.walk.output]))
@@ -100,6 +105,8 @@ class GraphNetwork(nn.Module):
 
     def forward(self, x: torch.Tensor, per_step: bool = False) -> torch.Tensor:
         """Logits (N, classes), or those of each time step (T, N, classes), whose sum they are.
+
+        Where the graph ends in integrators, their last potential counts, as on the chip: the logits are T times it.
 
         Args:
             x: integers of any dtype; (N, *input_shape) is shown at every time step, (N, T, *input_shape) as it is.
@@ -114,7 +121,9 @@ class GraphNetwork(nn.Module):
         for neuron in self.neurons().values():
             neuron.report()
         logits = values[self.walk.output].flatten(2)
-        return logits if per_step else logits.sum(0)
+        if per_step:
+            return logits
+        return len(logits) * logits[-1] if self._integrates else logits.sum(0)
 
     def norms(self) -> dict[str, Gate]:
         """The gates, which are what can be pruned, by the name of their population."""

@@ -10,6 +10,7 @@ import torch
 
 from sca_deploy.config import PruneConfig
 from sca_deploy.errors import UsageError
+from sca_deploy.nn.graph_network import GraphNetwork
 from sca_deploy.pruning.group import Network
 from sca_deploy.pruning.groups import channel_groups
 from sca_deploy.pruning.method import Calibration, Method
@@ -82,9 +83,9 @@ class ChannelMethod(Method):
         super().__init__(network, config, plan)
         self._groups = channel_groups(network)
         if not self._groups:
-            raise UsageError(
-                "the network has no batch-norm before neurons, and no channels of a graph, that could be pruned"
-            )
+            graph = isinstance(network, GraphNetwork)
+            lacks = "population that a mask would silence" if graph else "batch-norm before neurons"
+            raise UsageError(f"the network has no {lacks}, so no channel can be pruned")
         self.schedule = Schedule(config, plan.epochs)
         self.meter = Meter(config.score or self.own_score, self._groups, plan.seed)
         signal = config.regrow_by or self.own_signal
@@ -141,7 +142,8 @@ class ChannelMethod(Method):
         scores = self.meter.values()
         if all(float(score.max()) == float(score.min()) for score in scores):
             raise UsageError(
-                f"score '{self.meter.name}' is the same for all channels of every layer", "choose another --score"
+                f"score '{self.meter.name}' is the same for all channels of every layer",
+                "choose another --score, or give --epochs, in which channels come to differ",
             )
         on = round(self.config.keep * sum(len(s) for s in scores))
         masks, _ = select(scores, scores, on, 0, self.config.floor)

@@ -18,7 +18,9 @@ import torch
 
 from sca_deploy.errors import Mismatch, ScaDeployError
 from sca_deploy.exporters.base import Deployable
-from sca_deploy.exporters.nir import NirExporter, check_portable, largest_difference, topological_order
+from sca_deploy.exporters.nir import NirExporter, check_portable, largest_difference, topological_order, write_nir
+from sca_deploy.exporters.profiles.rewriting import rewritten
+from sca_deploy.hardware.dynamics import Dynamics
 
 DT = 1e-4
 
@@ -272,6 +274,10 @@ OUTSIDE = {
     "shorter than a step": (set_on("lif3", "tau", lambda t: t / 100), "neurons 'lif3': tau is 5e-06 s, less than dt"),
     "tau per neuron": (set_on("lif1", "tau", one_neuron_differs), "neurons 'lif1': tau differs from neuron to neuron"),
     "threshold per neuron": (set_on("lif1", "v_threshold", one_neuron_differs), "neurons 'lif1': v_threshold differs"),
+    "gain of synapses": (
+        lambda g: g.nodes.update(lif3=nir.CubaLIF(*(np.full(10, v, np.float32) for v in (2e-4, 4e-4, 4, 0, 1)))),
+        "neurons 'lif3': w_in is 1, not 2",
+    ),
     "resistance of IF": (
         lambda g: g.nodes.update(lif3=nir.IF(np.ones(10, np.float32), np.ones(10, np.float32))),
         "neurons 'lif3': r is 1, not 10000",
@@ -292,6 +298,51 @@ def test_what_is_outside_the_portable_profile_is_named(graph: nir.NIRGraph, case
 def test_flattening_what_is_flat_is_accepted(graph: nir.NIRGraph) -> None:
     graph.nodes["flatten"] = nir.Flatten({"input": np.array([96])}, start_dim=-1, end_dim=-1)
     check_portable(graph, DT)
+
+
+def test_branches_are_accepted_and_the_export_says_who_does_not_add_them_up(
+    deployable: Deployable, tmp_path: Path
+) -> None:
+    insert("side", "conv2", ("side", "lif2"), ("pool1", "side"))(deployable.graph)
+    check_portable(deployable.graph, DT)
+    checks = NirExporter().export(deployable, tmp_path / "network.nir").checks
+    assert [str(check) for check in checks if check.name == "norse"] == [
+        "norse: not known to add up branches alike, where neither is a way around the other (lif2)"
+    ]
+
+
+def test_a_rewritten_graph_is_run_against_the_one_given(deployable: Deployable, tmp_path: Path) -> None:
+    set_on("lif1", "r", lambda r: 2 * r)(deployable.graph)
+    set_on("lif1", "v_threshold", lambda v: 2 * v)(deployable.graph)
+    checks = NirExporter().export(deployable, tmp_path / "network.nir").checks
+    [line] = [check for check in checks if check.name == "rewriting"]
+    assert re.fullmatch(r"0 of [1-9],\d{3} spikes differ on 6 samples of 12 steps of the probe", line.detail)
+    assert line.max_difference is not None
+    assert line.max_difference < 1e-6
+
+
+@pytest.mark.parametrize("changed", ["spikes", "output"])
+def test_a_rewriting_that_changes_anything_writes_nothing(
+    deployable: Deployable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changed: str
+) -> None:
+    def wrong(*given: Any) -> Any:
+        made = rewritten(*given)
+        node = made.graph.nodes["conv2" if changed == "spikes" else "readout"]
+        node.weight = node.weight * np.float32(1.01)
+        return made
+
+    monkeypatch.setattr("sca_deploy.exporters.nir.rewritten", wrong)
+    message = {"spikes": r"changes its spikes: .* limit 0\.01 %", "output": r"changes its output by 0\.0"}[changed]
+    with pytest.raises(Mismatch, match=message):
+        NirExporter().export(deployable, tmp_path / "network.nir")
+    assert not (tmp_path / "network.nir").exists()
+
+
+def test_metadata_says_how_the_neurons_were_trained(deployable: Deployable, tmp_path: Path) -> None:
+    dynamics = Dynamics(DT, "subtract", multi_spike=True, clamp=-1.0, tie="ge")
+    write_nir(replace(deployable, dynamics=dynamics), tmp_path / "as_it_is.nir")
+    metadata = nir.read(tmp_path / "as_it_is.nir").metadata
+    assert dynamics.metadata().items() <= metadata.items()
 
 
 def test_further_problems_are_counted(graph: nir.NIRGraph) -> None:

@@ -311,3 +311,17 @@ def test_a_leak_that_12_bits_cannot_hold_is_refused(tau, refused):
             lower(graph_, dt=DT, steps=4, input_bits=0)
     else:
         lower(graph_, dt=DT, steps=4, input_bits=0)
+
+
+@pytest.mark.parametrize(("tie", "threshold"), [("gt", 64), ("ge", 63)])
+def test_where_a_tie_fires_the_whole_threshold_is_the_one_below(tie, threshold):
+    nodes = {
+        "input": nir.Input({"input": np.array([2])}),
+        "w": nir.Affine(np.eye(2, dtype=np.float32), np.zeros(2, np.float32)),
+        "n": nir.IF(*np.ones((2, 2), np.float32)),
+        "output": nir.Output({"output": np.array([2])}),
+    }
+    edges = [("input", "w"), ("w", "n"), ("n", "output")]
+    graph = nir.NIRGraph(nodes, edges, {"dt": 1.0, "reset": "hard", "tie": tie}, type_check=False)
+    [layer] = lower(graph, dt=1.0, steps=4, input_bits=0, scales={"n": 64.0}).layers
+    assert layer.threshold == threshold
