@@ -122,6 +122,8 @@ def test_a_killed_worker_is_an_error_at_once_and_leaves_nothing(victim, tmp_path
 
 
 CALLER = """
+import signal
+signal.signal(signal.SIGINT, signal.default_int_handler)  # which a parent in the background has ignored
 import numpy as np, sys
 from sca_deploy.hardware.lava import client
 from sca_deploy.hardware.program import Program
