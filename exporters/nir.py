@@ -22,7 +22,7 @@ from sca_deploy.exporters.base import Check, Deployable, Exported
 from sca_deploy.exporters.nir_reading import read_nir
 from sca_deploy.exporters.profiles.comparison import Difference, difference
 from sca_deploy.exporters.profiles.rewriting import Rewritten, rewritten
-from sca_deploy.exporters.profiles.rules import check_portable, projections
+from sca_deploy.exporters.profiles.rules import PORTABLE_DT, check_portable, projections
 from sca_deploy.files import atomic_path
 from sca_deploy.hardware.dynamics import Dynamics
 from sca_deploy.hardware.float_graph import plan
@@ -31,7 +31,6 @@ from sca_deploy.hardware.restoring import restored
 
 __all__ = ["NirExporter", "check_portable", "largest_difference", "topological_order", "write_nir"]
 
-PORTABLE_DT = 1e-4
 SHARE_MAX = 1e-4
 """Of the spikes, what single precision may turn in a rewriting that is exact otherwise."""
 OUTPUT_MAX = 1e-3
@@ -100,7 +99,6 @@ class NirExporter:
         try:
             made = rewritten(graph, dynamics, self._profile)
             graph, dynamics, within = made.graph, made.dynamics, "all nodes are within it"
-            graph.metadata |= said
         except ScaDeployError as error:
             within = f"not within it: {error.problem}"
         checks = [Check(f"{self._profile} profile", None, within)]

@@ -32,7 +32,7 @@ from sca_deploy.compare import compare, compare_floats
 from sca_deploy.config import Config, DataConfig
 from sca_deploy.data import configured
 from sca_deploy.data.arrays import NAME as ARRAYS
-from sca_deploy.data.arrays import TIMED_DIMS, largest_value
+from sca_deploy.data.arrays import TIMED_DIMS, dataset_of
 from sca_deploy.data.dataset import Dataset
 from sca_deploy.errors import ScaDeployError, UsageError, unknown_name
 from sca_deploy.evaluate import evaluate, float_figures
@@ -284,16 +284,7 @@ def _of_arrays(arrays: Arrays, steps: int | None, coding: str | None) -> Data:
         raise UsageError(f"the recordings last {x_train.shape[1]} steps, not {steps}", "leave steps out")
     if not timed and x_train.ndim == 3:  # images of one channel
         x_train, x_test = x_train[:, None], x_test[:, None]
-    held = Dataset(
-        name="arrays",
-        train_x=x_train,
-        train_y=y_train,
-        test_x=x_test,
-        test_y=y_test,
-        classes=int(max(y_train.max(initial=0), y_test.max(initial=0))) + 1,
-        pixel_max=largest_value(int(max(x_train.max(initial=0), x_test.max(initial=0)))),
-        timed=timed,
-    )
+    held = dataset_of("arrays", (x_train, y_train), (x_test, y_test), timed)
     config = DataConfig(set=ARRAYS, coding=coding or ("events" if timed else "direct"))
     return Data(held, config, x_train.shape[1] if timed else steps)
 

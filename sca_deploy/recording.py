@@ -103,9 +103,9 @@ def _narrow(spikes: npt.NDArray[np.floating]) -> npt.NDArray[np.generic]:
     return spikes.astype(np.uint8 if most < 256 else np.int64)
 
 
-def save_records(path: Path, records: Records) -> None:
-    """Write `<node>/<what>` for every record, and the names of the nodes in `layers`."""
-    arrays = {f"{name}/{what}": values for name, record in records.items() for what, values in record.items()}
+def save_records(path: Path, records: Records, **more: npt.NDArray[np.generic]) -> None:
+    """Write `<node>/<what>` for every record, the names of the nodes in `layers`, and `more` as it is."""
+    arrays = {f"{name}/{what}": values for name, record in records.items() for what, values in record.items()} | more
     with atomic_path(path) as temporary, temporary.open("wb") as stream:
         np.savez_compressed(stream, allow_pickle=False, layers=np.array(list(records)), **arrays)
 
@@ -122,12 +122,7 @@ def spike_summary(records: Records, x: npt.NDArray[np.generic]) -> dict[str, Any
 
 def save(path: Path, run: Simulation) -> None:
     """Write `<layer>/<what>` for every record, the read-out's final v as `readout`, and names in `layers`."""
-    arrays = {f"{layer}/{what}": values for layer, record in run.records.items() for what, values in record.items()}
-    if run.readout is not None:
-        arrays["readout"] = run.readout
-    names = np.array([layer.name for layer in run.program.layers])
-    with atomic_path(path) as temporary, temporary.open("wb") as stream:
-        np.savez_compressed(stream, allow_pickle=False, layers=names, **arrays)
+    save_records(path, run.records, **({} if run.readout is None else {"readout": run.readout}))
 
 
 def summary(run: Simulation) -> dict[str, Any]:

@@ -108,6 +108,15 @@ def digits_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="session")
+def shared_data(root):
+    """The folder of real files that are not part of the project."""
+    folder = Path(os.environ.get("SCA_DEPLOY_SHARED_DATA", root.parent / "shared" / "data"))
+    if not folder.is_dir():
+        pytest.skip(f"{folder} is not there: set SCA_DEPLOY_SHARED_DATA to the folder of real NIR files and recordings")
+    return folder
+
+
 def pytest_terminal_summary(terminalreporter):
     """Say which other frameworks the tests were run with."""
     stats = terminalreporter.stats

@@ -1,9 +1,7 @@
 """`sca-deploy prune`, as people who bring a network meet it."""
 
 import json
-import os
 import sys
-from pathlib import Path
 
 import nir
 import numpy as np
@@ -323,11 +321,8 @@ def test_files_that_are_not_there_or_no_network_are_named(tmp_path, command):
     assert "no such file" in err
 
 
-def test_a_network_that_others_trained_on_events_is_pruned_on_them(root, tmp_path, command):
-    shared = Path(os.environ.get("SCA_DEPLOY_SHARED_DATA", root.parent / "shared" / "data"))
-    source, data = shared / "nir" / "cnn_sinabs.nir", shared / "events" / "nmnist_small_T10.npz"
-    if not (source.is_file() and data.is_file()):
-        pytest.skip(f"{shared} is not there: set SCA_DEPLOY_SHARED_DATA to the folder of real NIR files and recordings")
+def test_a_network_that_others_trained_on_events_is_pruned_on_them(shared_data, tmp_path, command):
+    source, data = shared_data / "nir" / "cnn_sinabs.nir", shared_data / "events" / "nmnist_small_T10.npz"
     code, out, err = command(source, "--preset", "sinabs", "--reset", "hard", "--clamp", "none", "--data", data,
                              "--train-samples", 64, "--test-samples", 20, *ONCE, "-o", tmp_path / "run",
                              "--json")  # fmt: skip

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from sca_deploy.data.dataset import Dataset
+from sca_deploy.data.dataset import Dataset, Labels, Pixels
 from sca_deploy.errors import ScaDeployError, UsageError
 
 NAME = "npz"
@@ -51,21 +51,26 @@ def load_arrays(path: Path | None, steps: int | None, size: int) -> Dataset:
     y_train, y_test = (_labels(path, key, arrays[key]) for key in ("y_train", "y_test"))
     if timed and steps is not None and x_train.shape[1] != steps:
         raise UsageError(f"{path} holds recordings of {x_train.shape[1]} steps, the network lasts {steps}")
+    return dataset_of(path.stem, (x_train, y_train), (x_test, y_test), timed)
+
+
+def dataset_of(name: str, train: tuple[Pixels, Labels], test: tuple[Pixels, Labels], timed: bool) -> Dataset:
+    """The set of some arrays; how many classes there are, and the largest value, is seen from them.
+
+    The largest is what so many bits hold: how images are scaled to 0..1 must not depend on which are there.
+    """
+    (train_x, train_y), (test_x, test_y) = train, test
+    found = int(max(train_x.max(initial=0), test_x.max(initial=0)))
     return Dataset(
-        name=path.stem,
-        train_x=x_train,
-        train_y=y_train,
-        test_x=x_test,
-        test_y=y_test,
-        classes=int(max(y_train.max(initial=0), y_test.max(initial=0))) + 1,
-        pixel_max=largest_value(int(max(x_train.max(initial=0), x_test.max(initial=0)))),
+        name=name,
+        train_x=train_x,
+        train_y=train_y,
+        test_x=test_x,
+        test_y=test_y,
+        classes=int(max(train_y.max(initial=0), test_y.max(initial=0))) + 1,
+        pixel_max=(1 << max(1, found.bit_length())) - 1,
         timed=timed,
     )
-
-
-def largest_value(found: int) -> int:
-    """The largest value that so many bits hold: what is scaled to 0..1 must not depend on which images are there."""
-    return (1 << max(1, found.bit_length())) - 1
 
 
 def recorded_steps(path: Path) -> int | None:

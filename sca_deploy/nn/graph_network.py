@@ -225,9 +225,10 @@ class GraphNetwork(nn.Module):
     def _node(self, name: str, x: torch.Tensor, memory: Memory) -> tuple[torch.Tensor, Memory]:
         part, node = self.part(name), self.walk.nodes[name]
         if isinstance(part, GraphNeurons):
-            return part(self.gates_of[name](x), memory)  # type: ignore[no-any-return]
-        if isinstance(part, _Integrators):
-            return part(x, memory)  # type: ignore[no-any-return]
+            x = self.gates_of[name](x)
+        if isinstance(part, GraphNeurons | _Integrators):
+            stepped: tuple[torch.Tensor, Memory] = part(x, memory)
+            return stepped
         if isinstance(node, nir.Delay):
             return delay(name, node, x, memory, self.dynamics)
         tensors = dict(part.named_parameters()) | dict(part.named_buffers())

@@ -1,6 +1,5 @@
 """What the tests with other frameworks share: a way to run them, and a word at the end on which were run."""
 
-import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -43,12 +42,3 @@ def play(
         return played.values
 
     return run
-
-
-@pytest.fixture(scope="session")
-def shared_data(root: Path) -> Path:
-    """The folder of real files that are not part of the project."""
-    folder = Path(os.environ.get("SCA_DEPLOY_SHARED_DATA", root.parent / "shared" / "data"))
-    if not folder.is_dir():
-        pytest.skip(f"{folder} is not there: set SCA_DEPLOY_SHARED_DATA to the folder of real NIR files and recordings")
-    return folder

@@ -5,11 +5,9 @@ The files are made here with h5py as writers made them since nir 0.1, or by `nir
 
 import json
 import logging
-import os
 import struct
 import zlib
 from itertools import pairwise
-from pathlib import Path
 
 import h5py
 import nir
@@ -21,7 +19,6 @@ from sca_deploy.exporters import nir_members
 from sca_deploy.exporters.nir_reading import read_nir
 
 RNG = np.random.default_rng(3)
-SHARED = Path(os.environ.get("SCA_DEPLOY_SHARED_DATA", Path(__file__).parents[3] / "shared" / "data")) / "nir"
 
 
 def values(*shape):
@@ -173,11 +170,11 @@ def test_the_older_and_the_newer_form_of_hdf5_hold_the_same_graph(form, tmp_path
     assert_same(read_nir(tmp_path / "b.nir"), nir.read(tmp_path / "a.nir", type_check=False))
 
 
-@pytest.mark.skipif(not SHARED.is_dir(), reason="the folder of real NIR files is not here (SCA_DEPLOY_SHARED_DATA)")
 @pytest.mark.parametrize("name", ["lif_norse.nir", "cnn_sinabs.nir"])
-def test_real_files_of_other_tools_are_the_graphs_that_nir_reads(name):
-    graph = read_nir(SHARED / name)
-    assert_same(graph, nir.read(SHARED / name, type_check=False))
+def test_real_files_of_other_tools_are_the_graphs_that_nir_reads(name, shared_data):
+    path = shared_data / "nir" / name
+    graph = read_nir(path)
+    assert_same(graph, nir.read(path, type_check=False))
     assert graph.metadata == {}
 
 

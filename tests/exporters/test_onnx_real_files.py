@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import nir
@@ -20,15 +19,6 @@ from sca_deploy.hardware.float_graph import run_graph
 pytest.importorskip("onnxruntime")
 
 READINGS = [(Asked(preset="sinabs"), 0.95), (Asked(preset="norse", dt=1e-4), 0.85)]
-
-
-@pytest.fixture(scope="module")
-def shared_data(root: Path) -> Path:
-    """The folder of real files."""
-    folder = Path(os.environ.get("SCA_DEPLOY_SHARED_DATA", root.parent / "shared" / "data"))
-    if not folder.is_dir():
-        pytest.skip(f"{folder} is not there: set SCA_DEPLOY_SHARED_DATA to the folder of real NIR files and recordings")
-    return folder
 
 
 def brought(path: Path, asked: Asked) -> tuple[nir.NIRGraph, Dynamics]:
