@@ -12,7 +12,7 @@ PEERS := .peers/installed-for-$(subst /,_,$(PYTHON))
 RECENT := import sys; sys.exit(sys.version_info[:2] < (3, 11))
 VERSION := import sys; print("%d.%d" % sys.version_info[:2])
 
-.PHONY: help demo test peers lint format coverage benchmarks wheel clean
+.PHONY: help demo test peers notebooks docs lint format coverage benchmarks wheel clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -29,6 +29,12 @@ test: lint peers  ## everything that must hold: lint, types, tests
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile $(PYTEST_ARGS)
 
 peers: $(PEERS)  ## other frameworks that the tests run our files in, in .peers/
+
+notebooks: $(STAMP)  ## execute the notebooks and compare what they print with what they hold
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/test_notebooks.py
+
+docs: $(STAMP)  ## build the documentation into docs/_build/html
+	$(BIN)/python -m sphinx -W --keep-going -b html docs docs/_build/html
 
 lint: $(STAMP)  ## ruff and mypy, changing nothing
 	$(BIN)/ruff check .
@@ -51,7 +57,7 @@ wheel: $(STAMP)  ## build sdist and wheel into dist/
 	$(BIN)/python -m build --no-isolation
 
 clean:  ## remove the environment and every cache; keeps runs/
-	rm -rf $(VENV) .peers build dist *.egg-info .coverage .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) .peers build dist docs/_build *.egg-info .coverage .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # The stamp is written last: an install that was cut short starts again where it stopped.

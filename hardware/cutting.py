@@ -28,6 +28,7 @@ one per position and chunk of channels towards a convolution; summed over the la
 
 from __future__ import annotations
 
+import math
 from bisect import bisect_right
 from dataclasses import dataclass, replace
 
@@ -129,6 +130,25 @@ class Cut:
         return cores
 
 
+def core_at(population: Population, ranges: tuple[tuple[int, int], ...], layout: Layout, chip: Chip) -> Core:
+    """The use of every budget of the core that holds the neurons in `ranges`.
+
+    Args:
+        population: the layer.
+        ranges: (start, stop) along each axis of its shape, so one of a dense layer and three of a map.
+    """
+    (start, stop), *across = ranges
+    positions = math.prod(high - low for low, high in across)
+    neurons = (stop - start) * positions
+    return core_of(
+        chip,
+        neurons=neurons,
+        axon_in=population.axon_in(start, stop),
+        synapse_words=_words(population, start, stop, layout),
+        axon_map=population.axon_map(neurons, positions, stop - start),
+    )
+
+
 def cut(population: Population, chip: Chip) -> Cut:
     """Cut a layer into cores. What breaks a budget is visible in the fullest core."""
     layout = Layout.of(chip)
@@ -180,16 +200,7 @@ def _tile_core(population: Population, tile: Shape, layout: Layout, chip: Chip) 
     runs = _runs(population.shape[0], channels)
     if not population.grouped:
         runs = [runs[0], runs[-1]]
-    cores = [
-        core_of(
-            chip,
-            neurons=(stop - start) * rows * columns,
-            axon_in=population.axon_in(start, stop),
-            synapse_words=_words(population, start, stop, layout),
-            axon_map=population.axon_map((stop - start) * rows * columns, rows * columns, stop - start),
-        )
-        for start, stop in runs
-    ]
+    cores = [core_at(population, (run, (0, rows), (0, columns)), layout, chip) for run in runs]
     return max(cores, key=lambda core: max(use.fraction for use in core.values()))
 
 
@@ -214,7 +225,7 @@ def _cut_neurons(population: Population, layout: Layout, chip: Chip) -> Cut:
     (neurons,) = population.shape
 
     def core(size: int) -> Core:
-        return _neuron_core(population, size, layout, chip)
+        return core_at(population, ((0, size),), layout, chip)
 
     # Every budget grows with the neurons of a core, so the sizes that fit are a prefix of 1, 2, 3, ...
     limit = chip.budgets["neurons"].value
@@ -239,21 +250,11 @@ def compiler_capacities(population: Population, chip: Chip) -> tuple[int, ...]:
     layout, (neurons,) = Layout.of(chip), population.shape
     tried = [chip.budgets["neurons"].value]
     while tried[-1] > 1:
-        parts = overflow(_neuron_core(population, min(neurons, tried[-1]), layout, chip))
+        parts = overflow(core_at(population, ((0, min(neurons, tried[-1])),), layout, chip))
         if parts == 1:
             break
         tried.append(max(1, tried[-1] // parts))
     return tuple(tried)
-
-
-def _neuron_core(population: Population, neurons: int, layout: Layout, chip: Chip) -> Core:
-    return core_of(
-        chip,
-        neurons=neurons,
-        axon_in=population.axon_in(0, neurons),
-        synapse_words=_words(population, 0, neurons, layout),
-        axon_map=population.axon_map(neurons, neurons, 1),
-    )
 
 
 def _words(population: Population, start: int, stop: int, layout: Layout) -> int:

@@ -65,7 +65,8 @@ def run(options: Options, config: str, output: Path | None, lava_python: str | N
 
     job = _job(options, config, output, flags, lava_python)
     document, failure = pipeline.run(job)
-    text = f"{comparison_table(document)}\n\nwritten: {job.folder}/compare.json and {job.folder}/compare.png"
+    files = f"{job.folder}/compare.json, {job.folder}/compare.png and {job.folder}/report.html"
+    text = f"{comparison_table(document)}\n\nwritten: {files}"
     options.result(document, text, "" if failure else f"sca-deploy map {job.folder}")
     if failure is not None:
         raise failure
@@ -248,8 +249,11 @@ def map_(
     **flags: Any,
 ) -> None:
     """How many neurocores each layer takes, what fills them, and what would save some."""
+    from sca_deploy.console import Surface
+    from sca_deploy.hardware.floor_plan import floor_plan
     from sca_deploy.hardware.mapping import available, check_fits, map_program
     from sca_deploy.hardware.what_if import what_if
+    from sca_deploy.report.floor import floor_text
     from sca_deploy.report.tables import mapping_table, what_if_table
 
     artifact = _open(source, flags)
@@ -258,8 +262,9 @@ def map_(
         raise UsageError(f"--plot {plot} does not end in .png", "only PNG pictures are made")
     available(target, chips, system)  # an unknown system is said before anything is worked out
     mapping = map_program(artifact.program, target)
-    document = {"title": artifact.title, **mapping.as_dict()}
-    text = mapping_table(document)
+    floor = floor_plan(artifact.program, mapping, target).as_dict()
+    document = {"title": artifact.title, **mapping.as_dict(), "floor": floor}
+    text = f"{mapping_table(document)}\n\n{floor_text(floor, Surface.of_stdout())}"
     if keep is not None or plot is not None:
         narrower = what_if(artifact.program, target, _fractions(keep))
         document["what_if"] = narrower.as_dict()
@@ -276,8 +281,9 @@ def map_(
 @cli.command()
 @click.argument("dense", type=PATH)
 @click.argument("pruned", type=PATH)
+@click.option("--html", type=PATH, help="Also write a report to this .html file: one page, to open in a browser.")
 @common
-def compare(options: Options, dense: Path, pruned: Path) -> None:
+def compare(options: Options, dense: Path, pruned: Path, html: Path | None) -> None:
     """Two networks side by side: accuracy, spikes, synaptic operations, cores, energy.
 
     DENSE and PRUNED are arms of runs, such as runs/digits/dense and runs/digits/pruned.
@@ -285,8 +291,15 @@ def compare(options: Options, dense: Path, pruned: Path) -> None:
     from sca_deploy import pipeline
     from sca_deploy.report.tables import comparison_table
 
-    document = pipeline.comparison(options.console(), dense, pruned)
-    options.result(document, comparison_table(document))
+    if html is not None and html.suffix != ".html":
+        raise UsageError(f"--html {html} does not end in .html", "only HTML pages are made")
+    console = options.console()
+    document, evaluations = pipeline.comparison(console, dense, pruned)
+    text = comparison_table(document)
+    if html is not None:
+        pipeline.write_report(console, dense, pruned, document, html, evaluations)
+        text = f"{text}\n\nwritten: {html}"
+    options.result(document, text)
 
 
 @cli.command()

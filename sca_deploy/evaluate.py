@@ -8,8 +8,8 @@ from typing import Any
 
 import nir
 import numpy as np
-import numpy.typing as npt
 
+from sca_deploy.agreement import Answers, agreement, chip_answers, float_answers, over_steps
 from sca_deploy.data import Dataset
 from sca_deploy.hardware.chip import Chip
 from sca_deploy.hardware.counts import CoreCounts, Counts, busiest, by_core, count
@@ -20,14 +20,12 @@ from sca_deploy.hardware.mapping import map_program
 from sca_deploy.hardware.masked import warnings
 from sca_deploy.hardware.placement import routes
 from sca_deploy.hardware.program import Program
-from sca_deploy.hardware.simulate import Simulation, simulate
 from sca_deploy.hardware.step_time import estimate as estimate_time
 from sca_deploy.hardware.traffic import route
 from sca_deploy.inputs import Inputs
 from sca_deploy.nn.graph_network import GraphNetwork
 from sca_deploy.nn.spec import ConvSpec, LinearSpec
 from sca_deploy.pruning.group import Network
-from sca_deploy.train import accuracy
 
 LABELS = {
     "parameters": "measured",
@@ -75,9 +73,13 @@ def evaluate(
 
     Returns:
         {"figures": one number or band a key of LABELS, "labels", "warnings": lines about a masked network,
-        "busiest_core", "counts", "traffic", "map", "energy", "static_energy", "step_time"}.
+        "busiest_core", "counts", "traffic", "map", "energy", "static_energy", "step_time", "over_steps": accuracy
+        by the step the answer is taken after, "agreement": of chip and float network}.
     """
-    run = classified(program, inputs.over_time(dataset.test_x), progress)
+    x = inputs.over_time(dataset.test_x)
+    run, chip_says = chip_answers(program, x, progress)
+    answers = Answers(float_answers(network, inputs.fixed(dataset.test_x)), chip_says)
+    taken = over_steps(answers, dataset.test_y)
     counts, mapping = count(run), map_program(program, chip)
     traffic = route(counts, routes(program, mapping, chip))
     cores = by_core(counts, mapping, traffic.fanout)
@@ -85,8 +87,9 @@ def evaluate(
     idle = static(chip, mapping.chips, time.sample)
     per_sample, sent = counts.per_sample, traffic.per_sample
     figures = {
-        **float_figures(network, graph, dataset, inputs),
-        "accuracy_chip": float((predictions(run) == dataset.test_y).mean()),
+        **_sizes(network, graph, dataset),
+        "accuracy_float": taken["accuracy_float"][-1],
+        "accuracy_chip": taken["accuracy_chip"][-1],
         "spikes_per_sample": per_sample["spikes"],
         "synops_per_sample": per_sample["synops"],
         "synops_stored_per_sample": per_sample["synops_stored"],
@@ -111,6 +114,8 @@ def evaluate(
         "energy": energy.as_dict(),
         "static_energy": {**asdict(idle), "evidence": [idle.evidence]},
         "step_time": time.as_dict(),
+        "over_steps": taken,
+        "agreement": agreement(network, program, x, answers, dataset.test_y),
     }
 
 
@@ -125,31 +130,17 @@ def _busiest(counts: Counts, cores: tuple[CoreCounts, ...]) -> dict[str, dict[st
 
 def float_figures(network: Network, graph: nir.NIRGraph, dataset: Dataset, inputs: Inputs) -> dict[str, Any]:
     """The figures that are known of a network which is not lowered."""
+    answers = float_answers(network, inputs.fixed(dataset.test_x))[:, -1]
+    return {**_sizes(network, graph, dataset), "accuracy_float": float((answers == dataset.test_y).mean())}
+
+
+def _sizes(network: Network, graph: nir.NIRGraph, dataset: Dataset) -> dict[str, Any]:
     return {
         "parameters": parameters(graph),
         "parameters_nonzero": parameters(graph, nonzero=True),
         "channels": channels(network),
-        "accuracy_float": accuracy(network, inputs.fixed(dataset.test_x), dataset.test_y),
         "test_samples": len(dataset.test_x),
     }
-
-
-def classified(
-    program: Program, x: npt.NDArray[np.generic], progress: Callable[[int], None] | None = None
-) -> Simulation:
-    """A run of samples (samples, steps, *input_shape) that `predictions` can be read from."""
-    wanted = () if program.readout else ("spikes",)
-    return simulate(program, x, record=wanted, layers=[program.layers[-1].name], progress=progress)
-
-
-def predictions(run: Simulation) -> npt.NDArray[np.int64]:
-    """The class of each sample, (samples,): the largest read-out potential, or the most spikes of the last layer."""
-    if run.readout is not None:
-        answers: npt.NDArray[np.int64] = run.readout.argmax(1)
-        return answers
-    spikes = run.records[run.program.layers[-1].name]["spikes"]
-    fired: npt.NDArray[np.int64] = spikes.reshape(*spikes.shape[:2], -1).sum(1, dtype=np.int64)
-    return np.asarray(fired.argmax(1), np.int64)
 
 
 def parameters(graph: nir.NIRGraph, nonzero: bool = False) -> int:

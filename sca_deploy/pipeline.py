@@ -5,7 +5,7 @@ skipped when it was already done from the same inputs, so a run that was interru
 Both arms are compared before either is exported: a dense network that does not fit the chip is a reason
 to prune, not to stop.
 
-    run/  config.json  compare.json  compare.png
+    run/  config.json  compare.json  compare.png  report.html
           dense/ pruned/   train/{checkpoint.pt, metrics.jsonl}
                            network.pt  compaction.json  network.nir  program.npz  manifest.json
                            evaluation.json  network.onnx  loihi2/  verify.json  steps.json
@@ -13,7 +13,7 @@ to prune, not to stop.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -49,7 +49,7 @@ from sca_deploy.pruning.compact import compact, prove
 from sca_deploy.pruning.group import Network
 from sca_deploy.pruning.method import method
 from sca_deploy.pruning.schedule import Plan
-from sca_deploy.train import initial_network, train
+from sca_deploy.train import initial_network, read_log, train
 
 PROOF_SAMPLES = 64
 
@@ -137,6 +137,7 @@ def run(job: Job) -> tuple[dict[str, Any], ScaDeployError | None]:
 
     plot_run(job.folder)
     failures = [failure for arm in ARMS if (failure := _deliver(job, arm)) is not None]
+    _report(job, document)
     return document, failures[0] if failures else None
 
 
@@ -157,7 +158,38 @@ def prune(job: Job) -> dict[str, Any]:
     else:
         document = compare_floats(*(_float_figures(job, arm) for arm in ARMS))
     write_json(job.folder / "compare.json", document)
+    _report(job, document)
     return document
+
+
+def _report(job: Job, document: dict[str, Any]) -> None:
+    write_report(job.console, job.folder / "dense", job.folder / "pruned", document, job.folder / "report.html")
+
+
+def write_report(
+    console: Console,
+    dense: Path,
+    pruned: Path,
+    document: dict[str, Any],
+    path: Path,
+    evaluations: Mapping[str, dict[str, Any]] | None = None,
+) -> None:
+    """The comparison of two arms as a page for a browser, with what is known of both.
+
+    Args:
+        console: shows what is worked out.
+        dense, pruned: the arms.
+        document: what `comparison` gave for them.
+        path: the .html file to write.
+        evaluations: of "dense" and "pruned", where they are known already.
+
+    Raises:
+        ScaDeployError: if a file of an arm is damaged, or the page cannot be written.
+    """
+    from sca_deploy.report.gathering import gather  # plotly takes its time to import
+    from sca_deploy.report.page import write_page
+
+    write_page(gather(console, dense, pruned, document, evaluations), path)
 
 
 def _float_figures(job: Job, arm: str) -> dict[str, Any]:
@@ -197,24 +229,18 @@ def _deliver(job: Job, arm: str) -> ScaDeployError | None:
 
 def train_arm(job: Job, arm: str) -> None:
     """Train one arm, continuing what an interruption left."""
-    config = arm_config(job.config, arm)
-    batches = max(1, config.train.epochs * -(-len(job.dataset.train_x) // config.train.batch_size))
-    remark = ""
-    with job.console.progress(f"{arm}: train", batches) as advance:
+    config, folder = arm_config(job.config, arm), job.folder / arm / "train"
+    batches = config.train.epochs * -(-len(job.dataset.train_x) // config.train.batch_size)
+    with job.console.training(f"{arm}: train", config.train.epochs, batches, lambda: read_log(folder)) as watched:
 
         def show(entry: dict[str, Any]) -> None:
-            nonlocal remark
-            kept = entry.get("pruning", {}).get("kept")
-            loss = f"  loss {entry['loss']:.3f}" if "loss" in entry else ""
-            remark = f"epoch {entry['epoch']}{loss}  test {100 * entry['test_accuracy']:.1f} %"
-            remark += f"  on {sum(kept.values()):,}" if kept else ""
-            advance(0, remark)
-            if kept:
-                layers = ", ".join(f"{name} {count}" for name, count in kept.items())
-                job.console.detail(f"{arm}: epoch {entry['epoch']}: {layers}; {entry['pruning']['regrown']} regrown")
+            watched.epoch(entry)
+            pruning = entry.get("pruning", {})
+            if "kept" in pruning:
+                layers = ", ".join(f"{name} {count}" for name, count in pruning["kept"].items())
+                job.console.detail(f"{arm}: epoch {entry['epoch']}: {layers}; {pruning['regrown']} regrown")
 
-        folder = job.folder / arm / "train"
-        train(config, job.dataset, folder, on_epoch=show, on_batch=lambda n: advance(n, remark))
+        train(config, job.dataset, folder, on_epoch=show, on_batch=watched.batch)
 
 
 def compact_arm(job: Job, arm: str) -> None:
@@ -264,6 +290,7 @@ def lower_arm(job: Job, arm: str) -> None:
     given = deployable(open_artifact(folder / "network.pt"), job.chip, exporter("nir"))
     # Networks whose paths join are outside the profile that `export --target nir` promises.
     write_nir(replace(given, title=f"{job.config.name}-{arm}", manifest={}), folder / "network.nir")
+    (folder / "verify.json").unlink(missing_ok=True)  # it tells of another Program
     open_artifact(folder / "network.nir", Reading(input_bits=job.inputs.bits)).program.save(folder / "program.npz")
     files = {name: folder / name for name in ("network.pt", "network.nir", "program.npz")}
     write_json(folder / "manifest.json", manifest(job.config, job.chip, files))
@@ -336,14 +363,20 @@ def encoded_test(config: Config, samples: int | None = None) -> npt.NDArray[np.u
     return inputs_of(config, dataset).over_time(dataset.test_x[:samples])
 
 
-def comparison(console: Console, dense: Path, pruned: Path) -> dict[str, Any]:
-    """The comparison of two arms; of their float figures alone, where one of them stays in floats."""
+def comparison(console: Console, dense: Path, pruned: Path) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
+    """The comparison of two arms; of their float figures alone, where one of them stays in floats.
+
+    Returns:
+        What `compare` gives, and the evaluations of "dense" and "pruned", none of networks that are compared in floats.
+    """
     places = [arm_folder(path) for path in (dense, pruned)]
     artifacts = [open_artifact(place) for place in places if not (place / "evaluation.json").is_file()]
     if any(artifact.network is not None and not_lowered(artifact.network) is not None for artifact in artifacts):
         jobs = [Job(config, place.parent, console) for place in places if (config := open_artifact(place).config)]
-        return compare_floats(*(_float_figures(job, place.name) for job, place in zip(jobs, places, strict=True)))
-    return compare(*(evaluation(console, place) for place in places))
+        figures = (_float_figures(job, place.name) for job, place in zip(jobs, places, strict=True))
+        return compare_floats(*figures), {}
+    evaluations = {arm: evaluation(console, place) for arm, place in zip(ARMS, places, strict=True)}
+    return compare(*evaluations.values()), evaluations
 
 
 def evaluation(console: Console, path: Path) -> dict[str, Any]:

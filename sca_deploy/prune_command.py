@@ -73,5 +73,5 @@ def prune(
     job = pipeline.Job(config, folder, options.console())
     document = pipeline.prune(job)
     lowered = "cores" in document["ratio"]
-    text = f"{comparison_table(document)}\n\nwritten: {folder}"
+    text = f"{comparison_table(document)}\n\nreport: {folder}/report.html\nwritten: {folder}"
     options.result(document, text, f"sca-deploy export {folder} --target {'loihi2' if lowered else 'nir'}")

@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+import subprocess
 import sys
 import venv
 
@@ -244,6 +245,62 @@ def test_3_a_dense_network_that_does_not_fit_does_not_cost_the_pruned_one_its_re
     assert json.loads((tmp_path / "run" / "compare.json").read_text())["dense"]["cores"] > 10
     assert (tmp_path / "run" / "pruned" / "loihi2" / "network.net").is_file()
     assert not (tmp_path / "run" / "dense" / "loihi2").exists()
+    assert (tmp_path / "run" / "report.html").is_file()
+
+
+def test_5_a_run_without_lava_still_leaves_its_report(digits_run, tmp_path):
+    run = tmp_path / "digits"
+    shutil.copytree(digits_run, run)
+    for arm in ("dense", "pruned"):
+        (run / arm / "verify.json").unlink()
+    (run / "report.html").unlink()
+    venv.create(tmp_path / "empty", symlinks=True)
+    python = tmp_path / "empty" / "bin" / "python"
+    done = sca_deploy("run", "digits", "--epochs", 6, "--lava-python", python, "-o", run)
+    assert done.returncode == 5
+    assert f"{run}/report.html" in done.stdout
+    assert "not compared with Lava in this run" in (run / "report.html").read_text()
+
+
+def test_compare_writes_the_report_it_is_asked_for(digits_run, tmp_path):
+    page = tmp_path / "new" / "both.html"
+    arms = [digits_run / "dense", digits_run / "pruned"]
+    done = sca_deploy("compare", *arms, "--html", page)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.endswith(f"\nwritten: {page}\n")
+    assert "<html" in page.read_text()
+    plain = sca_deploy("compare", *arms)
+    assert done.stdout.startswith(plain.stdout)
+    document = json.loads(sca_deploy("compare", *arms, "--html", page, "--json").stdout)
+    assert document == json.loads((digits_run / "compare.json").read_text())
+
+
+@pytest.mark.parametrize("name", ["report.htm", "report", "report.html.txt"])
+def test_2_a_report_that_is_no_html_is_refused_before_any_work(tmp_path, name):
+    done = sca_deploy("compare", "nowhere/dense", "nowhere/pruned", "--html", tmp_path / name)
+    error, _ = lines(done)
+    assert done.returncode == 2
+    assert "does not end in .html" in error
+    assert not list(tmp_path.iterdir())
+
+
+def test_1_a_report_of_arms_that_are_not_there_is_not_begun(digits_run, tmp_path):
+    done = sca_deploy("compare", digits_run / "dense", tmp_path / "gone", "--html", tmp_path / "report.html")
+    error, _ = lines(done)
+    assert done.returncode == 1
+    assert "no such file or folder" in error
+    assert not list(tmp_path.iterdir())
+
+
+def test_1_a_full_disk_leaves_no_half_report(digits_run, tmp_path):
+    """Files of more than a megabyte are refused, as a full disk would refuse them."""
+    page = tmp_path / "report.html"
+    command = f"ulimit -f 1000; exec {sys.executable} -m sca_deploy.cli compare dense pruned --html {page}"
+    done = subprocess.run(["bash", "-c", command], cwd=digits_run, capture_output=True, text=True, timeout=200)
+    error, _ = lines(done)
+    assert done.returncode == 1
+    assert f"cannot write {page}" in error
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(

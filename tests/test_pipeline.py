@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import venv
 
 import numpy as np
 import onnxruntime
@@ -80,6 +81,26 @@ def test_the_table_of_a_run_shows_both_networks(digits_run, comparison):
     assert f"{100 * comparison['dense']['accuracy_chip']:.2f} %" in printed
     assert f"{100 * comparison['pruned']['accuracy_float']:.2f} %" in printed
     assert "next: sca-deploy map" in (digits_run.parent / "stderr").read_text()
+
+
+def test_a_run_leaves_its_report_and_says_so(digits_run):
+    page = (digits_run / "report.html").read_text()
+    assert "805,376" in page  # values of the dense network that Lava repeated: it is written after the verification
+    files = " ".join(f"{digits_run}/{name}" for name in ("compare.json,", "compare.png and", "report.html"))
+    assert (digits_run.parent / "stdout").read_text().endswith(f"\nwritten: {files}\n")
+
+
+def test_what_lava_said_of_other_integers_does_not_outlive_them(digits_run, tmp_path, root):
+    run, config = tmp_path / "digits", tmp_path / "digits.toml"
+    shutil.copytree(digits_run, run)
+    config.write_text((root / "configs" / "digits.toml").read_text() + "\n[lower]\nsearch = false\n")
+    venv.create(tmp_path / "empty", symlinks=True)
+    without_lava = ["--lava-python", tmp_path / "empty" / "bin" / "python"]
+    done = sca_deploy("run", config, "--epochs", 6, *without_lava, "-o", run)
+    assert done.returncode == 5, done.stderr
+    for arm in ARMS:
+        assert (run / arm / "program.npz").read_bytes() != (digits_run / arm / "program.npz").read_bytes()
+        assert not (run / arm / "verify.json").exists()
 
 
 @pytest.mark.parametrize("arm", ARMS)

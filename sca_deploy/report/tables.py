@@ -10,33 +10,8 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from sca_deploy.evaluate import BANDS, LABELS
-
-_ROWS = {
-    "accuracy_float": "accuracy, float",
-    "accuracy_chip": "accuracy, chip integers",
-    "channels": "channels",
-    "parameters": "parameters",
-    "parameters_nonzero": "  that are not 0",
-    "spikes_per_sample": "spikes a sample",
-    "synops_per_sample": "synaptic operations a sample",
-    "synops_stored_per_sample": "  with stored zeros",
-    "neuron_updates_per_sample": "neuron updates a sample",
-    "cores": "neurocores",
-    "cores_compiler_like": "  as the compiler would split",
-    "synops_busiest_core_per_sample": "synaptic operations of the busiest core",
-    "messages_per_sample": "messages between cores a sample",
-    "hops_per_sample": "  their hops from tile to tile",
-    "step_time_ns": "time of a step",
-    "energy_nj_per_sample": "dynamic energy a sample",
-    "static_energy_nj_per_sample": "static energy a sample",
-}
-_UNITS = {
-    "step_time_ns": ("us", 1e-3),
-    "energy_nj_per_sample": ("nJ", 1.0),
-    "static_energy_nj_per_sample": ("nJ", 1.0),
-}
-
+from sca_deploy.evaluate import LABELS
+from sca_deploy.report.figures import ROWS, cell, label, ratio
 
 STEPS_SHOWN = 30
 """Steps of a narrower network that are listed for people."""
@@ -45,16 +20,16 @@ STEPS_SHOWN = 30
 def comparison_table(document: dict[str, Any]) -> str:
     """Dense against pruned, from the document of `compare`, and below it what to know before believing it."""
     rows = []
-    for key, title in _ROWS.items():
+    for key, title in ROWS.items():
         if key not in document["ratio"]:
             continue
-        dense, pruned, ratio = (document[side][key] for side in ("dense", "pruned", "ratio"))
-        shown = ratio["typical"] if isinstance(ratio, dict) else ratio
-        cells = [_cell(key, dense), _cell(key, pruned)]
+        dense, pruned, left = (document[side][key] for side in ("dense", "pruned", "ratio"))
+        cells = [cell(key, dense), cell(key, pruned)]
         if key == "cores":
             bounds = (document["lower_bound"][arm] for arm in ("dense", "pruned"))
-            cells = [f">= {cell}" if bound else cell for cell, bound in zip(cells, bounds, strict=True)]
-        rows.append((title, *cells, _ratio(shown), _label(key, document["evidence"])))
+            cells = [f">= {shown}" if bound else shown for shown, bound in zip(cells, bounds, strict=True)]
+        shown = ratio(left["typical"] if isinstance(left, dict) else left)
+        rows.append((title, *cells, shown, label(key, document["evidence"])))
     samples = document["dense"]["test_samples"]
     shown = table(("", "dense", "pruned", "pruned / dense", ""), rows, f"{samples} test samples")
     lines = [f"warning: {arm}: {line}" for arm, found in document["warnings"].items() for line in found]
@@ -150,29 +125,6 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]], title: str) -> str
     return "\n".join(line.rstrip() for line in buffer.getvalue().splitlines())
 
 
-def _label(key: str, evidence: dict[str, list[str]]) -> str:
-    """Where a figure comes from, and of what kind the prices behind it are."""
-    return f"{LABELS[key]}, prices {' and '.join(evidence[key])}" if key in evidence else LABELS[key]
-
-
-def _cell(key: str, value: Any) -> str:
-    if key in _UNITS:
-        unit, scale = _UNITS[key]
-        low, typical, high = (_number(scale * value[band]) for band in BANDS)
-        return f"{typical} {unit} ({low} to {high})"
-    if key.startswith("accuracy"):
-        return f"{100 * value:.2f} %"
-    return _number(value)
-
-
-def _number(value: float) -> str:
-    return f"{value:,.0f}" if value >= 100 or value == int(value) else f"{value:,.3g}"
-
-
-def _ratio(value: float | None) -> str:
-    return "-" if value is None else f"{value:.3f}"
-
-
 def study_table(summary: Sequence[dict[str, Any]]) -> str:
     """Mean and spread over the seeds of every arm, from `study.results.summarised`."""
     shown = ("accuracy_float", "accuracy_chip", "channels", "parameters_nonzero", "synops_per_sample", "cores")
@@ -180,7 +132,7 @@ def study_table(summary: Sequence[dict[str, Any]]) -> str:
     for arm in dict.fromkeys(row["arm"] for row in summary):
         of_arm = {row["figure"]: row for row in summary if row["arm"] == arm}
         rows.append((arm, *(_spread(key, of_arm[key]) for key in shown), str(of_arm["channels"]["seeds"])))
-    head = ("arm", *(f"{_ROWS[key].strip()} ({LABELS[key]})" for key in shown), "seeds")
+    head = ("arm", *(f"{ROWS[key].strip()} ({LABELS[key]})" for key in shown), "seeds")
     return table(head, rows, "mean (sample standard deviation over seeds)")
 
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from sca_deploy.console import Console
 from sca_deploy.errors import ScaDeployError
 from sca_deploy.files import read_json
 from sca_deploy.pipeline import Job, make_arm, start
+from sca_deploy.study.board import Board, Look, look_at, shown
 from sca_deploy.study.plan import Cell, Study
 
 Row = dict[str, Any]
@@ -33,34 +35,60 @@ def run_cells(study: Study, folder: Path, console: Console, jobs: int) -> None:
     """
     for cell in study.cells[: len(study.arms)]:  # what can be known to be wrong, before any training
         start(Job(cell.config, cell_folder(folder, cell).parent, console), [_arm(cell)])
-    each(study, folder, console, jobs, make_cell, "study")
+    each(study, folder, console, jobs, make_cell, "study", lambda cell: look_at(cell, cell_folder(folder, cell)))
 
 
-def each(study: Study, folder: Path, console: Console, jobs: int, work: Work, title: str) -> None:
+def each(
+    study: Study,
+    folder: Path,
+    console: Console,
+    jobs: int,
+    work: Work,
+    title: str,
+    look: Callable[[Cell], Look] = lambda cell: Look(),
+) -> None:
     """Do `work` for every cell; it must leave alone what it finds done.
+
+    What a cell says itself is heard where it is asked for (-v) and nothing else speaks: in a log, one cell at a time.
 
     Raises:
         ScaDeployError: the first failure of a cell, after the others that had begun are finished.
     """
-    cells = study.cells
-    if jobs == 1:
-        for number, cell in enumerate(cells, 1):
-            console.say(f"{title}: {number}/{len(cells)}  {cell.title}")
-            _raise(cell, _attempt(work, cell, folder, console.quiet))
-        return
+    quiet = jobs > 1 or console.moves or not console.verbose
+    begin = _at_once(jobs) if jobs > 1 else nullcontext(_in_turn)
+    with shown(Board(title, study.cells, jobs, look), console) as finish, begin as attempts:
+        for number, failure in attempts([(work, cell, folder, quiet) for cell in study.cells]):
+            cell = study.cells[number]
+            if failure is not None:
+                kind, problem, fix = failure
+                raise kind(f"{cell.title}: {problem}", fix)
+            finish(number)
+
+
+Attempt = tuple[Work, Cell, Path, bool]
+
+
+def _in_turn(attempts: Sequence[Attempt]) -> Iterator[tuple[int, Failure | None]]:
+    for number, attempt in enumerate(attempts):
+        yield number, _attempt(*attempt)
+
+
+@contextmanager
+def _at_once(jobs: int) -> Iterator[Callable[[Sequence[Attempt]], Iterator[tuple[int, Failure | None]]]]:
+    """Processes that share the cores; left early, what has begun is finished and the rest is not begun."""
     threads = max(1, (os.cpu_count() or 1) // jobs)
     context = multiprocessing.get_context("spawn")
-    with (
-        console.progress(title, len(cells)) as advance,
-        ProcessPoolExecutor(jobs, context, _limit_threads, (threads,)) as pool,
-    ):
-        running = {pool.submit(_attempt, work, cell, folder, True): cell for cell in cells}
-        try:
-            for done in as_completed(running):
-                _raise(running[done], done.result())
-                advance(1, running[done].title)
-        finally:
-            pool.shutdown(wait=True, cancel_futures=True)
+    pool = ProcessPoolExecutor(jobs, context, _limit_threads, (threads,))
+
+    def attempted(attempts: Sequence[Attempt]) -> Iterator[tuple[int, Failure | None]]:
+        running = {pool.submit(_attempt, *attempt): number for number, attempt in enumerate(attempts)}
+        for done in as_completed(running):
+            yield running[done], done.result()
+
+    try:
+        yield attempted
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
 
 
 def make_cell(cell: Cell, folder: Path, quiet: bool) -> None:
@@ -106,12 +134,6 @@ def _attempt(work: Work, cell: Cell, folder: Path, quiet: bool) -> Failure | Non
     except ScaDeployError as error:
         return type(error), error.problem, error.fix
     return None
-
-
-def _raise(cell: Cell, failure: Failure | None) -> None:
-    if failure is not None:
-        kind, problem, fix = failure
-        raise kind(f"{cell.title}: {problem}", fix)
 
 
 def _limit_threads(threads: int) -> None:

@@ -1,0 +1,158 @@
+"""How far the chip's integers leave the float network, and whether Lava says the same as the simulator."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from sca_deploy.report.page.chart import (
+    ARMS,
+    Chart,
+    Missing,
+    Numbers,
+    bars_by_layer,
+    listed,
+    ordered,
+    percent,
+    why_missing,
+)
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table that stands in the page for itself."""
+
+    title: str
+    labels: tuple[str, ...]
+    note: str
+    numbers: Numbers
+    remarks: tuple[str, ...] = ()
+
+
+def differing_spikes(document: Mapping[str, Any]) -> Chart | Missing:
+    """The share of spikes in which float network and chip differ, layer by layer."""
+    title = "Float network against chip"
+    found = {
+        arm: evaluation["agreement"]
+        for arm in ARMS
+        if (evaluation := document["arms"][arm]["evaluation"]) and evaluation.get("agreement")
+    }
+    remarks = why_missing(document, "evaluation") + why_missing(document, "agreement")
+    if not found:
+        return Missing(title, remarks)
+    shares = {arm: {layer["name"]: layer["differ"] for layer in of_arm["layers"]} for arm, of_arm in found.items()}
+    layers = {arm: {layer["name"]: layer for layer in of_arm["layers"]} for arm, of_arm in found.items()}
+    shown = {arm: {name: percent(share) for name, share in of_arm.items()} for arm, of_arm in shares.items()}
+    alike = [
+        f"{percent(of_arm['same_answer'])} of {of_arm['samples']:,} test samples ({arm})"
+        for arm, of_arm in found.items()
+    ]
+    compared = listed(ordered(f"{of_arm['compared']:,}" for of_arm in found.values()))
+    head = ["layer"]
+    rows = []
+    for arm in found:
+        head += [f"{arm}, float spikes", f"{arm}, chip spikes", f"{arm}, differ"]
+    for name in ordered(*shares.values()):
+        cells = [name]
+        for arm in found:
+            layer = layers[arm].get(name)
+            cells += (
+                [f"{layer['spikes_float']:,}", f"{layer['spikes_chip']:,}", shown[arm][name]] if layer else ["-"] * 3
+            )
+        rows.append(cells)
+    return Chart(
+        key="differ",
+        title=title,
+        labels=("measured", "simulated"),
+        note="The share of values (neuron, step, sample) in which the chip fires and the float network does not, or "
+        f"the other way round, over the first {compared} test samples. What a layer differs in, the next ones inherit.",
+        says=f"Float network and chip give the same answer for {listed(alike)}.",
+        figure=bars_by_layer(
+            {arm: {name: 100 * share for name, share in of_arm.items()} for arm, of_arm in shares.items()},
+            shown,
+            "% of spikes that differ",
+        ),
+        numbers=Numbers(head, rows),
+        remarks=[f"Same answer from float network and chip: {which}." for which in alike] + remarks,
+    )
+
+
+def calibration(document: Mapping[str, Any]) -> Table | Missing:
+    """What the search for scales gained, layer by layer."""
+    title = "Scales of the integers"
+    found = {arm: report for arm in ARMS if (report := document["arms"][arm]["calibration"]) and report.get("layers")}
+    remarks = tuple(why_missing(document, "calibration"))
+    if not found:
+        return Missing(title, remarks or ("the scales of this network were not searched",))
+    rows = [
+        (
+            layer["name"],
+            arm,
+            f"{layer['largest']:.1f}",
+            f"{layer['chosen']:.1f}",
+            percent(layer["before"]),
+            percent(layer["after"]),
+        )
+        for arm, report in found.items()
+        for layer in report["layers"]
+    ]
+    drops = tuple(
+        f"{arm}: {report['epochs']} epochs of fine-tuning in integers took what the chip loses on training samples "
+        f"from {report['drop_before']:.2f} to {report['drop']:.2f} points."
+        for arm, report in found.items()
+        if "drop" in report
+    )
+    return Table(
+        title=title,
+        labels=("simulated",),
+        note="A scale is how many integer units stand for 1 of the float model. The largest that fits the chip is not "
+        "always the best: shown is the share of spikes that differ from the float network's at either, on training "
+        "samples (for a read-out the mean error of its potential, relative to its spread).",
+        numbers=Numbers(("layer", "network", "largest", "chosen", "differ at the largest", "at the chosen"), rows, 2),
+        remarks=(*drops, *remarks),
+    )
+
+
+def verification(document: Mapping[str, Any]) -> Table | Missing:
+    """Values compared with Lava and how many differ, layer by layer."""
+    title = "Verification against Lava"
+    found = {arm: report for arm in ARMS if (report := document["arms"][arm]["verification"])}
+    remarks = tuple(why_missing(document, "verification"))
+    if not found:
+        return Missing(title, remarks)
+    rows = [
+        (layer["name"], arm, f"{layer['values']:,}", f"{layer['spikes']:,}", f"{layer['mismatches']:,}")
+        for arm, report in found.items()
+        for layer in report["layers"]
+    ]
+    seconds = tuple(
+        f"{arm}: {report['samples']:,} samples of {report['steps']:,} steps; Lava took {report['lava_seconds']:.2f} s, "
+        f"the simulator {report['simulator_seconds']:.3f} s."
+        for arm, report in found.items()
+    )
+    return Table(
+        title=title,
+        labels=("simulated",),
+        note="The exported network run by Lava's own processes, every value of every layer compared with the "
+        "simulator.",
+        numbers=Numbers(("layer", "network", "values compared", "spikes", "mismatches"), rows, 2),
+        remarks=(*seconds, *remarks),
+    )
+
+
+def verified(document: Mapping[str, Any]) -> list[str]:
+    """What was verified, in a line each arm; why not, where it was not."""
+    lines = []
+    for arm in ARMS:
+        report = document["arms"][arm]["verification"]
+        if report:
+            values = sum(layer["values"] for layer in report["layers"])
+            lines.append(
+                f"{arm}: {report['mismatches']:,} mismatches against Lava in {values:,} values "
+                f"({report['samples']:,} samples)"
+            )
+        else:
+            reason = document["arms"][arm]["missing"].get("verification", "there is no verify.json")
+            lines.append(f"{arm}: not verified: {reason}")
+    return lines
