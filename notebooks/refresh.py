@@ -1,4 +1,4 @@
-"""Run notebooks from top to bottom and keep what they print: `python notebooks/refresh.py [NAME.ipynb ...]`."""
+"""Run notebooks from top to bottom and keep what they print: `python notebooks/refresh.py [FILE.ipynb ...]`."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import nbformat
+from jupyter_client.kernelspec import KernelSpecManager
 from jupyter_client.manager import AsyncKernelManager
 from nbclient import NotebookClient
 from nbformat import NotebookNode
 
-HERE = Path(__file__).parent
 TIMEOUT = 240
 """Seconds that one cell may take."""
 METADATA = {
@@ -26,7 +26,7 @@ APART = ("SCA_DEPLOY_SHARED_DATA", "SCA_DEPLOY_DATA")
 
 
 def executed(path: Path, **variables: str) -> NotebookNode:
-    """The notebook as a fresh kernel of this interpreter leaves it, in a folder of its own.
+    """The notebook as a fresh kernel of this interpreter leaves it, run in a folder of its own.
 
     Args:
         path: the notebook, which is not changed.
@@ -37,14 +37,12 @@ def executed(path: Path, **variables: str) -> NotebookNode:
     """
     notebook = nbformat.read(path, as_version=4)
     with TemporaryDirectory() as folder:
-        client = NotebookClient(
-            notebook,
-            # Sockets that are files: no port is opened, so nobody else can listen.
-            km=AsyncKernelManager(kernel_name="python3", transport="ipc", ip=f"{folder}/kernel"),
-            timeout=TIMEOUT,
-            coalesce_streams=True,
-            resources={"metadata": {"path": folder}},
-        )
+        # Only ipykernel's own "python3", which is this interpreter; an installed one may be another.
+        # Sockets that are files: no port is opened, so nobody else can listen.
+        specs = KernelSpecManager(kernel_dirs=[])
+        kernel = AsyncKernelManager(kernel_spec_manager=specs, transport="ipc", ip=f"{folder}/kernel")
+        resources = {"metadata": {"path": folder}}
+        client = NotebookClient(notebook, km=kernel, timeout=TIMEOUT, coalesce_streams=True, resources=resources)
         asyncio.run(client.async_execute(env=_environment(folder) | variables, cleanup_kc=True))
     notebook.metadata = nbformat.from_dict(METADATA)
     for cell in notebook.cells:
@@ -54,11 +52,10 @@ def executed(path: Path, **variables: str) -> NotebookNode:
 
 def _environment(folder: str) -> dict[str, str]:
     kept = {name: value for name, value in os.environ.items() if name not in APART}
-    own = {"OMP_NUM_THREADS": "1", "SCA_DEPLOY_DATA": folder, "IPYTHONDIR": folder}
-    return kept | own
+    return kept | {"OMP_NUM_THREADS": "1", "SCA_DEPLOY_DATA": folder, "IPYTHONDIR": folder}
 
 
 if __name__ == "__main__":
-    for notebook_path in [Path(name) for name in sys.argv[1:]] or sorted(HERE.glob("*.ipynb")):
-        nbformat.write(executed(notebook_path), notebook_path)
-        print(f"kept: {notebook_path.name}")
+    for file in [Path(name) for name in sys.argv[1:]] or sorted(Path(__file__).parent.glob("*.ipynb")):
+        nbformat.write(executed(file), file)
+        print(f"kept: {file.name}")

@@ -139,7 +139,7 @@ def agreement(
         "layers": spike_differences(network, program, compared),
         "compared": len(compared),
         "disagreeing": np.flatnonzero(floats != chip)[:EXAMPLES].tolist(),
-        "wrong": np.flatnonzero(floats != labels)[:EXAMPLES].tolist(),
+        "wrong": np.flatnonzero(chip != labels)[:EXAMPLES].tolist(),
     }
 
 

@@ -318,10 +318,10 @@ def targets(options: Options) -> None:
 @common
 def inspect(options: Options, source: Path, **flags: Any) -> None:
     """The layers of a network, as floats know them and as the chip runs them."""
-    from sca_deploy.report.inspection import inspection, inspection_text
+    from sca_deploy.report.inspection import described, described_text
 
-    document = inspection(_open(source, flags))
-    options.result(document, inspection_text(document), f"sca-deploy map {source}")
+    document = described(_open(source, flags))
+    options.result(document, described_text(document), f"sca-deploy map {source}" if document["layers"] else "")
 
 
 @cli.command()

@@ -223,7 +223,7 @@ def test_what_a_foreign_graph_does_not_say_is_asked_for(digits_run, tmp_path):
 
     nir.write(tmp_path / "foreign.nir", graph)
     for flags, asked in [([], "--dt"), (["--dt", "1e-4"], "--steps"), (["--dt", "1e-4", "--steps", 4], "--input-bits")]:
-        done = sca_deploy("inspect", tmp_path / "foreign.nir", *flags)
+        done = sca_deploy("map", tmp_path / "foreign.nir", *flags)
         assert done.returncode == 2
         assert asked in done.stderr
 

@@ -118,12 +118,14 @@ class LayerTable(Table):
         for kind in kinds:
             if not hasattr(kind, "type"):
                 continue
-            keys = [f for f in dataclasses.fields(kind) if f.name not in ("name", "source")]
-            shown = ", ".join(
-                code(f.name if f.default is dataclasses.MISSING or f.default is None else f"{f.name} = {toml(f.default)}")
-                for f in keys
-            )
+            keys = [field for field in dataclasses.fields(kind) if field.name not in ("name", "source")]
+            shown = ", ".join(code(_with_default(field)) for field in keys)
             yield code(kind.type), shown, inspect.getdoc(kind) or "", ", ".join(kind.follows)
+
+
+def _with_default(field: dataclasses.Field[Any]) -> str:
+    needed = field.default is dataclasses.MISSING or field.default is None
+    return field.name if needed else f"{field.name} = {toml(field.default)}"
 
 
 class FigureTable(Table):
@@ -146,7 +148,8 @@ class ExitCodes(Table):
     def rows(self) -> Iterator[Sequence[str]]:
         """In the order of the codes."""
         yield "0", "", "done"
-        kinds = [kind for kind in vars(errors).values() if inspect.isclass(kind) and issubclass(kind, Exception)]
+        classes = (kind for kind in vars(errors).values() if inspect.isclass(kind))
+        kinds = [kind for kind in classes if issubclass(kind, errors.ScaDeployError)]
         for kind in sorted(kinds, key=lambda kind: kind.exit_code):
             yield str(kind.exit_code), code(kind.__name__), (inspect.getdoc(kind) or "").splitlines()[0]
         yield "130", "", "interrupted; the repeated command continues"

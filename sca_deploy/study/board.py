@@ -98,16 +98,16 @@ class Board:
         return ", ".join(filter(None, (counted, busy, self._clock.left)))
 
     def __rich_console__(self, console: RichConsole, options: ConsoleOptions) -> RenderResult:
-        """As many rows as the window has, those at work among them."""
+        """As many rows as the window has: the cells at work, and those that were done last or come next."""
         self._update()
         width, busy = options.max_width - MARGIN, self._at_work()
         said = f"{len(self._done)} of {len(self._cells)} cells done  {self._clock.left}"
         lines = [bar(self._title, self._clock.fraction, said, width, ascii_only(console))]
         room = max(len(busy), console.size.height - NOT_ROWS)
-        # What was done last stays in sight, what comes next comes into it.
-        first = max(0, min(busy[0] - room // 2 if busy else len(self._cells), len(self._cells) - room))
+        near = busy or [len(self._cells) - 1]
+        ranked = sorted(range(len(self._cells)), key=lambda i: min(abs(i - number) for number in near))
         names = max(len(cell.title) for cell in self._cells)
-        lines += [self._row(i, names, i in busy) for i in range(first, min(first + room, len(self._cells)))]
+        lines += [self._row(i, names, i in busy) for i in sorted(ranked[:room])]
         yield from fitted(lines, width)
 
     def _row(self, number: int, names: int, busy: bool) -> Text:

@@ -118,7 +118,11 @@ class Line:
             return f"{other} is not {word}, {named}"
         following = words[at + 1].bare if at + 1 < len(words) else ""
         percent = "%" in ours["after"] or following.startswith("%")
-        if self.smaller or following in CLOCK or _may_be(ours, theirs, percent, words[at].above):
+        if following in CLOCK:
+            return ""
+        if not percent and not _residue(ours) and _kind(ours) != _kind(theirs):
+            return f"{other} is not {word}: nothing, something and less than nothing are not alike"
+        if self.smaller or _may_be(ours, theirs, percent, words[at].above):
             return ""
         return f"{other} is too far from {word}"
 
@@ -189,16 +193,25 @@ def _tiles_alike(ours: str, theirs: str) -> bool:
     return near and len(ours) == len(theirs)
 
 
+def _residue(number: re.Match[str]) -> bool:
+    """Whether a number is what rounding left, such as 1e-06."""
+    return (number["exponent"] or "").startswith("e-")
+
+
+def _kind(number: re.Match[str]) -> str:
+    """Whether a number is below 0, a whole 0, which says that there is none, or any other."""
+    written = number["number"]
+    return "below" if written.startswith("-") else "none" if written == "0" else "some"
+
+
 def _may_be(ours: re.Match[str], theirs: re.Match[str], percent: bool, above: frozenset[str]) -> bool:
     """Whether a number that is not named may stand where another is shown."""
     a, b = (float(match["number"].replace(",", "")) for match in (ours, theirs))
-    if ours["exponent"] or theirs["exponent"]:
+    if _residue(ours):
         return abs(b) <= 10 * abs(a)
     unit = 10.0 ** -len(ours["number"].partition(".")[2])
     if percent:
         return _share(a / 100, b / 100, unit / 100) or abs(a - b) <= min(5, max(1, a / 2))
-    if unit == 1 and 0 in (a, b):
-        return False  # a whole 0 says that there is none
     if SCALED & above:
         return 0 < max(a, b) <= 3 * min(a, b)
     return _share(a, b, unit) if 0 <= a < 1 else _about(a, b, unit)

@@ -151,7 +151,7 @@ def parse_page(text: str, name: str) -> Page:
 
 def words(command: str) -> list[str]:
     """The words of a shell command, without leading assignments of variables and without a comment."""
-    found = shlex.split(command, comments=True)
+    found = shlex.split(command.replace("\\\n", " "), comments=True)
     while found and re.match(r"\w+=", found[0]):
         found.pop(0)
     return found

@@ -42,7 +42,18 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     """The folder of pages, and what the builder complained about. No server can be reached while it builds."""
     folder = tmp_path_factory.mktemp("docs") / "html"
     nowhere = dict.fromkeys(("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"), "http://127.0.0.1:9")
-    command = [sys.executable, "-m", "sphinx", "-W", "--keep-going", "-q", "-b", "html", str(ROOT / "docs"), str(folder)]
+    command = [
+        sys.executable,
+        "-m",
+        "sphinx",
+        "-W",
+        "--keep-going",
+        "-q",
+        "-b",
+        "html",
+        str(ROOT / "docs"),
+        str(folder),
+    ]
     done = subprocess.run(command, cwd=folder.parent, env=os.environ | nowhere, capture_output=True, text=True)
     if done.returncode and not (folder / "index.html").is_file():
         pytest.fail(done.stderr)

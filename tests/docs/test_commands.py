@@ -6,7 +6,7 @@ import doctest
 import io
 import re
 import subprocess
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from sca_deploy.cli import cli
 from sca_deploy.config import load_config
 from tests.docs.comparing import compare
 from tests.docs.conftest import Shell
-from tests.docs.pages import Block, Command, Page, read_page, words
+from tests.docs.pages import Block, Command, Page, parse_page, read_page, words
 
 ROOT = Path(__file__).resolve().parents[2]
 PATTERNS = ("README.md", "CONTRIBUTING.md", "docs/**/*.md", "notebooks/README.md", "results/*/README.md")
@@ -49,16 +49,21 @@ def test_a_page_prints_what_it_shows(
             furnish[need]()
         except pytest.skip.Exception as skipped:
             absent[need] = str(skipped)
-    wrong: list[str] = []
-    names: dict[str, Any] = {}
-    for block in followed.blocks:
-        if not block.needs & absent.keys():
-            names, said = follow(block, name, shell, names)
-            wrong += said
-    if wrong:
+    if wrong := walk(followed, shell, absent):
         pytest.fail("\n\n".join(wrong), pytrace=False)
     if absent:
         pytest.skip("; ".join(absent.values()))
+
+
+def walk(followed: Page, shell: Shell, absent: Collection[str] = ()) -> list[str]:
+    """Do all that a page shows, in order, but for blocks that need what is absent: everything that is not as shown."""
+    wrong: list[str] = []
+    names: dict[str, Any] = {}
+    for block in followed.blocks:
+        if block.needs.isdisjoint(absent):
+            names, said = follow(block, followed.name, shell, names)
+            wrong += said
+    return wrong
 
 
 def follow(block: Block, name: str, shell: Shell, names: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
@@ -152,6 +157,46 @@ def test_make_demo_is_the_run_whose_table_the_readme_shows() -> None:
     assert "$ make demo" in (ROOT / "README.md").read_text(encoding="utf-8")
 
 
+@pytest.mark.parametrize(
+    ("lines", "wrong"),
+    [
+        (["$ echo 0 mismatches", "0 mismatches"], ""),
+        (["$ echo 3 mismatches", "0 mismatches"], "page.md:2: $ echo 3 mismatches\n  line 3\n  - 0 mismatches\n"),
+        (["$ true", "$ false"], "page.md:3: $ false\n  exit code 1"),
+        (["$ false  # exit code 1"], ""),
+        (["$ (echo step 1 of 2; echo error: lost; exit 2) >&2", "error: lost"], ""),
+        (
+            ["$ (echo error: lost; exit 2) >&2", "error: found"],
+            "page.md:2: $ (echo error: lost; exit 2) >&2\n  line 3\n",
+        ),
+        (["$ (echo error: lost) >&2", "error: lost"], "page.md:2: $ (echo error: lost) >&2\n  exit code 0"),
+        (["$ echo nothing is said of this"], ""),
+        (["$ echo kept > left", "$ cat left", "kept"], ""),
+        (["$ sca-deploy mpa", "error: unknown command 'mpa'", "fix: did you mean 'map'? known: ..."], ""),
+    ],
+)
+def test_a_page_that_shows_what_is_not_so_fails(
+    lines: list[str], wrong: str, tmp_path: Path, shell_environment: dict[str, str]
+) -> None:
+    shown = parse_page("\n".join(["```console", *lines, "```"]), "page.md")
+    found = walk(shown, Shell(tmp_path, shell_environment))
+    assert "\n".join(found).startswith(wrong)
+    assert bool(found) is bool(wrong)
+
+
+@pytest.mark.parametrize(("shown", "wrong"), [("(360, 'digits')", ""), ("(36, 'digits')", "360, is too far from 36,")])
+def test_a_session_goes_on_in_the_next_block_beside_files_and_commands(
+    shown: str, wrong: str, tmp_path: Path, shell_environment: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    lines = ["<!-- file: samples.txt -->", "```text", "36", "```", "```console", "$ echo 360 > samples.txt", "```"]
+    lines += ["```python", ">>> from pathlib import Path", '>>> name = "digits"', "```"]
+    lines += ["```python", ">>> int(Path('samples.txt').read_text()), name", shown, "```"]
+    found = "\n".join(walk(parse_page("\n".join(lines), "page.md"), Shell(tmp_path, shell_environment)))
+    assert wrong in found
+    assert ('page.md", line 13, in page.md' in found) is bool(wrong)
+
+
 def recipes(target: str) -> list[str]:
     """The commands of a target of the Makefile, without the folder that they lie in."""
     rule = re.search(rf"^{target}:.*\n((?:\t.*\n)+)", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
@@ -195,3 +240,21 @@ def unknown(typed: Sequence[str]) -> str:
     known = {option for parameter in command.params for option in (*parameter.opts, *parameter.secondary_opts)}
     given = {word.split("=")[0] for word in rest[:end] if re.match(r"--?[a-z]", word)}
     return ", ".join(f"there is no option {option}" for option in sorted(given - known - {"-h", "--help"}))
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("sca-deploy map runs/digits --keep 0.8,0.5 --json -q", ""),
+        ("sca-deploy data check NAME", ""),
+        ("sca-deploy COMMAND --help", ""),
+        ("sca-deploy map runs/digits | grep --count conv", ""),
+        ("other --wrong", ""),
+        ("sca-deploy mpa runs/digits", "there is no command mpa"),
+        ("sca-deploy data czech digits", "there is no command czech"),
+        ("sca-deploy map runs/digits --keeep 0.8", "there is no option --keeep"),
+        ("sca-deploy map runs/digits --epochs=3", "there is no option --epochs"),
+    ],
+)
+def test_a_command_or_option_that_does_not_exist_is_named(text: str, problem: str) -> None:
+    assert unknown(words(text)) == problem

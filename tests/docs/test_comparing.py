@@ -152,7 +152,7 @@ def test_what_no_machine_decides_is_equal(shown: str, printed: str, smaller: boo
         ("{:,} spikes", 1_000, 1_800, 900, 1_900),
         ("accuracy {:.2f} %", 93.4, 100.0, 93.2, 110.0),
         ("full to {:.0f} %", 67, 78, 60, 84),
-        ("ratio {:.3f}", 0.046, 0.084, 0.040, 0.095),
+        ("ratio {:.3f}", 0.046, 0.083, 0.045, 0.085),
         ("wrong {:.1f} %", 0.1, 2.0, -0.1, 2.2),
         ("{:d} cores", 3, 5, 2, 6),
         ("difference {:.2e}", 1e-7, 2e-5, -2e-4, 2e-4),
@@ -165,6 +165,11 @@ def test_what_a_machine_decides_may_be_about_as_large(
     text = shown.format(middle)
     assert [same(text, shown.format(value)) for value in (least, most)] == [True, True]
     assert [same(text, shown.format(value)) for value in (too_small, too_large)] == [False, False]
+
+
+def test_a_residue_of_rounding_may_vanish_but_not_appear() -> None:
+    assert same("maximum difference 2.2e-06", "maximum difference 0")
+    assert not same("maximum difference 0", "maximum difference 2.2e-06")
 
 
 def test_one_core_more_than_one_changes_the_words_with_it() -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import pytest
 
 from tests.docs.pages import BadPage, Command, Page, parse_page, words
-from tests.docs.test_commands import unknown
 
 
 def parsed(*lines: str) -> Page:
@@ -124,21 +123,3 @@ def test_a_table_that_names_the_program_is_no_command() -> None:
 
 def test_words_of_a_command_leave_out_variables_and_comments() -> None:
     assert words("A=1 B='2 3' one 'two three'  # four") == ["one", "two three"]
-
-
-@pytest.mark.parametrize(
-    ("text", "problem"),
-    [
-        ("sca-deploy map runs/digits --keep 0.8,0.5 --json -q", ""),
-        ("sca-deploy data check NAME", ""),
-        ("sca-deploy COMMAND --help", ""),
-        ("sca-deploy map runs/digits | grep --count conv", ""),
-        ("other --wrong", ""),
-        ("sca-deploy mpa runs/digits", "there is no command mpa"),
-        ("sca-deploy data czech digits", "there is no command czech"),
-        ("sca-deploy map runs/digits --keeep 0.8", "there is no option --keeep"),
-        ("sca-deploy map runs/digits --epochs=3", "there is no option --epochs"),
-    ],
-)
-def test_a_command_or_option_that_does_not_exist_is_named(text: str, problem: str) -> None:
-    assert unknown(words(text)) == problem

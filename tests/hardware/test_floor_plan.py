@@ -164,6 +164,15 @@ def test_the_fill_of_a_layer_is_over_all_its_cores_the_unlisted_ones_too(
         }
 
 
+def test_of_grouped_channels_a_core_in_the_middle_can_be_the_fullest() -> None:
+    # Three groups of 5 channels in cores of 4: the second one holds pieces of two groups, 1 + (2 + 1) channels.
+    kernel = weights((15, 20, 1, 1), 2, 2)
+    program = Program((60, 1, 1), 0, 1, (layer("a", (15, 1, 1), Conv(INPUT, kernel, groups=3)),), readout=False)
+    found = planned(program, tiny(7, 100))
+    assert [core.use["synapse_words"].used for core in found.cores] == [20, 60, 40, 40]
+    assert (found.layers[0].most, found.layers[0].binding) == (60 / 100, "synapse_words")
+
+
 def test_a_core_that_cannot_hold_one_neuron_is_more_than_full() -> None:
     found = planned(perceptron(20_000, 3))
     assert [core.neurons for core in found.cores] == [1, 1, 1]

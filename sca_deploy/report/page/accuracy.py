@@ -12,6 +12,7 @@ from sca_deploy.report.page.chart import (
     ARM_DASHES,
     ARM_SYMBOLS,
     ARMS,
+    POINTS,
     Chart,
     Missing,
     Numbers,
@@ -22,6 +23,12 @@ from sca_deploy.report.page.chart import (
 )
 
 HEIGHT = 380
+_DASHES = {
+    ("dense", "chip"): "solid",
+    ("dense", "float"): "dot",
+    ("pruned", "chip"): "dash",
+    ("pruned", "float"): "dashdot",
+}
 
 
 def over_epochs(document: Mapping[str, Any]) -> Chart | Missing:
@@ -45,7 +52,7 @@ def over_epochs(document: Mapping[str, Any]) -> Chart | Missing:
             name=arm,
             mode="lines+markers",
             line=dict(color=ARM_COLOURS[arm], dash=ARM_DASHES[arm], width=3),
-            marker=dict(symbol=ARM_SYMBOLS[arm], size=9),
+            marker=dict(symbol=ARM_SYMBOLS[arm], size=9, maxdisplayed=POINTS),
             hovertemplate="epoch %{x}: %{y:.2f} %",
         )
     figure.update_layout(height=HEIGHT)
@@ -87,8 +94,10 @@ def over_steps(document: Mapping[str, Any]) -> Chart | Missing:
             y=[100 * value for value in curve],
             name=f"{arm}, {kind}",
             mode="lines+markers",
-            line=dict(color=ARM_COLOURS[arm], dash="solid" if chip else "dot", width=3 if chip else 2),
-            marker=dict(symbol=f"{ARM_SYMBOLS[arm]}{'' if chip else '-open'}", size=9 if chip else 13),
+            line=dict(color=ARM_COLOURS[arm], dash=_DASHES[arm, kind], width=3 if chip else 2),
+            marker=dict(
+                symbol=f"{ARM_SYMBOLS[arm]}{'' if chip else '-open'}", size=9 if chip else 13, maxdisplayed=POINTS
+            ),
             hovertemplate="after step %{x}: %{y:.2f} %",
         )
     figure.update_layout(height=HEIGHT)

@@ -9,6 +9,7 @@ import plotly.graph_objects as go
 
 from sca_deploy.report.page.chart import (
     ARMS,
+    POINTS,
     Chart,
     Missing,
     Numbers,
@@ -20,7 +21,7 @@ from sca_deploy.report.page.chart import (
     ordered,
     plain,
     row_ticks,
-    shortened,
+    told_apart,
     why_missing,
 )
 
@@ -102,14 +103,14 @@ def kept_over_epochs(document: Mapping[str, Any]) -> Chart | Missing:
 
 def _lines(epochs: Sequence[int], kept: Mapping[str, Sequence[int]]) -> dict[str, Any]:
     figure = go.Figure()
-    for (layer, counts), (colour, dash, symbol) in zip(kept.items(), _STYLES, strict=False):
+    for counts, name, (colour, dash, symbol) in zip(kept.values(), told_apart(list(kept)), _STYLES, strict=False):
         figure.add_scatter(
             x=epochs,
             y=[100 * count / max(counts) for count in counts],
-            name=escaped(shortened(layer)),
+            name=escaped(name),
             mode="lines+markers",
             line=dict(color=colour, dash=dash, width=3),
-            marker=dict(symbol=symbol, size=9),
+            marker=dict(symbol=symbol, size=9, maxdisplayed=POINTS),
             customdata=[[f"{count:,} of {max(counts):,}"] for count in counts],
             hovertemplate="epoch %{x}: %{customdata[0]}",
         )
@@ -133,7 +134,7 @@ def _map(epochs: Sequence[int], kept: Mapping[str, Sequence[int]]) -> dict[str, 
             ],
             hovertemplate="epoch %{x}, %{customdata}<extra></extra>",
             colorscale=[[0, "var(--low)"], [1, "var(--high)"]],
-            colorbar=dict(title="% on", thickness=14),
+            colorbar=dict(title=dict(text="% on", font=dict(size=16)), thickness=14),
             xgap=1,
             ygap=1,
         )

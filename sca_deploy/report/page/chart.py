@@ -28,6 +28,10 @@ AXIS = dict(
     automargin=True,
     title=dict(font=dict(size=16), standoff=8),
 )
+ROWS_NAMED = 42
+"""Rows beside a chart, at most, that have room for their names."""
+POINTS = 40
+"""Marks along a line, at most; more would hide it."""
 TEMPLATE = go.layout.Template(
     layout=dict(
         font=dict(family="system-ui, -apple-system, 'Segoe UI', Roboto, sans-serif", size=16, color="var(--ink)"),
@@ -126,27 +130,37 @@ def escaped(text: str) -> str:
     return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
 
 
-def shortened(name: str, limit: int = NAME_SHOWN) -> str:
-    """A name that fits, its middle left out if need be."""
+def shortened(name: str, limit: int = NAME_SHOWN, tail: int = NAME_SHOWN // 2) -> str:
+    """A name that fits, a part before its last letters left out if need be."""
     if len(name) <= limit:
         return name
-    head = (limit - 1) // 2
-    return f"{name[:head]}…{name[head + 1 - limit :]}"
+    return f"{name[: limit - 1 - tail]}…{name[len(name) - tail :]}"
 
 
-def tick(name: str) -> str:
-    """A name beside an axis, in two lines if it is long and has a space to break at."""
-    middle = len(name) / 2
+def told_apart(names: Sequence[str]) -> list[str]:
+    """Names that fit and still differ: what they differ in may be at either end."""
+    for tail in (NAME_SHOWN // 2, NAME_SHOWN // 4, 0, 3 * NAME_SHOWN // 4):
+        short = [shortened(name, tail=tail) for name in names]
+        if len(set(short)) == len(names):
+            return short
+    return [f"{place + 1}: {shortened(name, NAME_SHOWN - 5)}" for place, name in enumerate(names)]
+
+
+def tick(name: str, short: str) -> str:
+    """A name beside an axis: in two lines where it is long and words can be parted, else as short as it fits."""
     spaces = [place for place, letter in enumerate(name) if letter == " "]
-    if len(name) <= NAME_SHOWN * 2 // 3 or not spaces:
-        return escaped(shortened(name))
-    at = min(spaces, key=lambda place: abs(place - middle))
-    return "<br>".join(escaped(shortened(part)) for part in (name[:at], name[at + 1 :]))
+    if len(name) > NAME_SHOWN * 2 // 3 and spaces:
+        at = min(spaces, key=lambda place: abs(place - len(name) / 2))
+        parts = name[:at], name[at + 1 :]
+        if max(map(len, parts)) <= NAME_SHOWN:
+            return "<br>".join(map(escaped, parts))
+    return escaped(short)
 
 
 def counted_axis(title: str, first: int, last: int) -> dict[str, Any]:
-    """An axis of epochs or steps: whole numbers, about ten of them named."""
-    return dict(title=title, range=[first - 0.5, last + 0.5], tick0=first, dtick=max(1, -(-(last - first) // 10)))
+    """An axis of epochs or steps: whole numbers, all of them named where they are few."""
+    every = dict(tick0=first, dtick=1) if last - first <= 12 else {}
+    return dict(title=title, range=[first - 0.5, last + 0.5], **every)
 
 
 def listed(parts: Sequence[str]) -> str:
@@ -223,11 +237,12 @@ def height_of(rows: int) -> int:
 
 def row_ticks(names: Sequence[str]) -> dict[str, Any]:
     """An axis of rows from the top down, named as far as names have room."""
-    every = -(-len(names) // 36)
+    every = -(-len(names) // ROWS_NAMED)
     places = range(0, len(names), every)
+    short = told_apart(names)
     return dict(
         tickmode="array",
         tickvals=list(places),
-        ticktext=[tick(names[place]) for place in places],
+        ticktext=[tick(names[place], short[place]) for place in places],
         range=[len(names) - 0.5, -0.5],
     )

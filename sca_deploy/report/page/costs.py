@@ -51,7 +51,7 @@ def firing_rates(document: Mapping[str, Any]) -> Chart | Missing:
         figure=bars_by_layer(
             {arm: {layer: 100 * rate for layer, rate in of_arm.items()} for arm, of_arm in rates.items()},
             shown,
-            "% of neurons that fire in a step",
+            "% firing in a step",
         ),
         numbers=Numbers(
             ("layer", *(f"{arm}, rate" for arm in ARMS), *(f"{arm}, spikes a sample" for arm in ARMS)),

@@ -16,7 +16,7 @@ import plotly.graph_objects as go
 from PIL import Image
 from plotly.subplots import make_subplots
 
-from sca_deploy.report.page.chart import ARMS, Missing, Numbers, escaped, ordered, plain, shortened, why_missing
+from sca_deploy.report.page.chart import ARMS, POINTS, Missing, Numbers, escaped, ordered, plain, shortened, why_missing
 
 THUMBNAIL = 96
 """Pixels that the longer side of an input is drawn with, at least."""
@@ -161,7 +161,7 @@ def _inside() -> dict[str, Any]:
             name=name,
             mode="lines+markers",
             line=dict(color=colour, dash=dash, width=width),
-            marker=dict(symbol=symbol, size=size),
+            marker=dict(symbol=symbol, size=size, maxdisplayed=POINTS),
             hovertemplate=f"step %{{x}}, {name}: %{{y:.4g}}<extra></extra>",
         )
     figure.add_scatter(
