@@ -285,8 +285,9 @@ def _lowered_from(folder: Path, network: Path) -> bool:
     program, manifest = folder / "program.npz", folder / "manifest.json"
     if network.name != "network.pt" or not (program.exists() and manifest.exists()):
         return False
-    files = read_json(manifest).get("files", {})
-    return all(files.get(path.name) == sha256(path) for path in (network, program))
+    document = read_json(manifest)
+    sources = document.get("sources") if isinstance(document, dict) else None
+    return isinstance(sources, dict) and all(sources.get(path.name) == sha256(path) for path in (network, program))
 
 
 def _newest_network(folder: Path) -> Path | None:

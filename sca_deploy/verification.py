@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from sca_deploy.artifact import arm_folder, open_artifact
+from sca_deploy.artifact import ARMS, arm_folder, open_artifact
 from sca_deploy.errors import ScaDeployError, UsageError
 from sca_deploy.exporters.lava import check_processes
 from sca_deploy.exporters.loihi2 import network_file
 from sca_deploy.exporters.netx import read_net
+from sca_deploy.files import sha256, write_json
 from sca_deploy.hardware.lava.compare import Verification, verify
 from sca_deploy.hardware.program import Program
 from sca_deploy.pipeline import encoded_test
@@ -22,7 +23,8 @@ def verify_source(
 ) -> Verification:
     """Compare the exported Program with the exported network of a run, an arm, or a loihi2 or lava folder.
 
-    What Lava runs is the file in the folder: network.net, or network.py, whose Python is executed.
+    What Lava runs is the file in the folder: network.net, or network.py, whose Python is executed. Where the run's
+    own test set was compared, what came of it is left in the arm's verify.json, which reports show.
 
     Args:
         samples: how many test samples, or samples of `input_path`, to compare; None is 32, or all if fewer.
@@ -48,7 +50,17 @@ def verify_source(
         x = encoded_test(config)
     if samples is not None and len(x) < samples:
         raise UsageError(f"--samples {samples} asks for more than the {len(x)} there are")
-    return verify(program, network, x[: samples or SAMPLES], states=states, python=lava_python, timeout=timeout)
+    result = verify(program, network, x[: samples or SAMPLES], states=states, python=lava_python, timeout=timeout)
+    if input_path is None and folder.resolve().parent.name in ARMS:
+        _keep(result, folder.resolve())
+    return result
+
+
+def _keep(result: Verification, folder: Path) -> None:
+    """Write what came of an exported folder beside it, if the arm still runs the Program in it; a mismatch too."""
+    arm = folder.parent
+    if (arm / "program.npz").is_file() and sha256(arm / "program.npz") == sha256(folder / "program.npz"):
+        write_json(arm / "verify.json", result.as_dict())
 
 
 def exported_folder(source: Path) -> Path:

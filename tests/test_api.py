@@ -514,9 +514,3 @@ def test_a_package_with_an_entry_point_is_a_target(small, tmp_path: Path) -> Non
     code = "import sys, sca_deploy as sd; print(sd.export(sd.load('small.pt'), 'csv').path)"
     run = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=here, capture_output=True, text=True)
     assert run.stdout.strip() == "network.csv", run.stderr
-
-
-def test_the_readme_shows_the_plug_in_that_is_tried_here(root):
-    shown = (root / "README.md").read_text(encoding="utf-8")
-    for text in (PLUGIN, PROJECT):
-        assert "\n".join(f"    {line}" if line else "" for line in text.strip("\n").splitlines()) in shown

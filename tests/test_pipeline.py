@@ -9,6 +9,7 @@ import onnxruntime
 import pytest
 import torch
 
+from sca_deploy.artifact import open_artifact
 from sca_deploy.checkpoint import load_network
 from sca_deploy.data import load_dataset
 from sca_deploy.exporters.nir_reading import read_nir as read_graph
@@ -101,6 +102,31 @@ def test_what_lava_said_of_other_integers_does_not_outlive_them(digits_run, tmp_
     for arm in ARMS:
         assert (run / arm / "program.npz").read_bytes() != (digits_run / arm / "program.npz").read_bytes()
         assert not (run / arm / "verify.json").exists()
+
+
+def test_verify_leaves_in_the_arm_what_lava_said_of_the_program_it_runs(digits_run, tmp_path):
+    folder = tmp_path / "digits"
+    shutil.copytree(digits_run, folder)
+    said = folder / "pruned" / "verify.json"
+    said.unlink()
+    assert sca_deploy("verify", folder, "--samples", 3).returncode == 0
+    assert json.loads(said.read_text())["samples"] == 3
+    shutil.copy(folder / "dense" / "program.npz", folder / "pruned" / "program.npz")
+    said.unlink()
+    assert sca_deploy("verify", folder, "--samples", 3).returncode == 0
+    assert not said.exists(), "the arm runs another Program than the exported one"
+
+
+def test_a_runs_commands_use_the_program_that_was_verified(digits_run, tmp_path):
+    folder = tmp_path / "digits"
+    shutil.copytree(digits_run, folder)
+    arm = folder / "pruned"
+    assert open_artifact(folder).program_path == arm / "program.npz"
+    assert Program.load(arm / "program.npz").layers[0].threshold == open_artifact(folder).program.layers[0].threshold
+    shutil.copy(folder / "dense" / "program.npz", arm / "program.npz")
+    assert open_artifact(folder).program_path is None, "it was not lowered from this network"
+    (arm / "manifest.json").write_text("[]")
+    assert open_artifact(folder).program_path is None
 
 
 @pytest.mark.parametrize("arm", ARMS)

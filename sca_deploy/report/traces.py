@@ -142,14 +142,12 @@ def _layer(layer: Layer, sample: _Sample) -> dict[str, Any]:
     """A layer in one sample.
 
     Returns:
-        {"name", "neurons": how many it has, "shown": those whose spikes are listed, which are the most active ones
-        and those whose potential is, "spikes": the chip's, as [place in shown, step], "spikes_total": of all
+        {"name", "neurons": how many it has, "shown": those whose spikes are listed, see `_spread`, and those
+        whose potential is, "spikes": the chip's, as [place in shown, step], "spikes_total": of all
         neurons, "membrane": see `_membrane`}.
     """
     watched = _watched(sample)
-    active = np.argsort(-sample.spikes.sum(0), kind="stable")
-    others = [neuron for neuron in active[:SHOWN].tolist() if neuron not in watched]
-    shown = sorted([*watched, *others[: SHOWN - len(watched)]])
+    shown = sorted([*watched, *_spread(sample, watched, min(SHOWN, layer.neurons) - len(watched))])
     return {
         "name": layer.name,
         "neurons": layer.neurons,
@@ -158,6 +156,18 @@ def _layer(layer: Layer, sample: _Sample) -> dict[str, Any]:
         "spikes_total": int(sample.spikes.sum()),
         "membrane": [_membrane(layer, sample, neuron) for neuron in watched],
     }
+
+
+def _spread(sample: _Sample, watched: Sequence[int], count: int) -> list[int]:
+    """So many neurons from the busiest to the least busy that fires, evenly; silent ones where these are too few.
+
+    The busiest alone would be a block: in a layer of thousands, the first hundred fire at every step.
+    """
+    fired = sample.spikes.sum(0)
+    ranked = [neuron for neuron in np.argsort(-fired, kind="stable").tolist() if neuron not in watched]
+    firing = sum(1 for neuron in ranked if fired[neuron])
+    places = np.linspace(0, max(firing, count) - 1, count).round().astype(int)
+    return [ranked[place] for place in places]
 
 
 def _watched(sample: _Sample) -> list[int]:

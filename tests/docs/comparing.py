@@ -121,7 +121,7 @@ class Line:
         if following in CLOCK:
             return ""
         if not percent and not _residue(ours) and _kind(ours) != _kind(theirs):
-            return f"{other} is not {word}: nothing, something and less than nothing are not alike"
+            return f"{other} is not {word}: 0 and the sign are exact"
         if self.smaller or _may_be(ours, theirs, percent, words[at].above):
             return ""
         return f"{other} is too far from {word}"

@@ -184,13 +184,15 @@ def test_a_page_that_shows_what_is_not_so_fails(
     assert bool(found) is bool(wrong)
 
 
-@pytest.mark.parametrize(("shown", "wrong"), [("(360, 'digits')", ""), ("(36, 'digits')", "360, is too far from 36,")])
+@pytest.mark.parametrize(
+    ("shown", "wrong"), [("(360, 'digits')", ""), ("(36, 'digits')", "(360, is too far from (36,")]
+)
 def test_a_session_goes_on_in_the_next_block_beside_files_and_commands(
     shown: str, wrong: str, tmp_path: Path, shell_environment: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     lines = ["<!-- file: samples.txt -->", "```text", "36", "```", "```console", "$ echo 360 > samples.txt", "```"]
-    lines += ["```python", ">>> from pathlib import Path", '>>> name = "digits"', "```"]
+    lines += ["```python", ">>> from pathlib import Path", '>>> name = "set"', "```"]
     lines += ["```python", ">>> int(Path('samples.txt').read_text()), name", shown, "```"]
     found = "\n".join(walk(parse_page("\n".join(lines), "page.md"), Shell(tmp_path, shell_environment)))
     assert wrong in found

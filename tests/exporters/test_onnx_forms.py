@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import re
-import textwrap
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -211,16 +209,3 @@ def test_an_unknown_form_is_a_wrong_request() -> None:
     with pytest.raises(UsageError, match="unknown form 'scna'") as error:
         OnnxExporter("scna")
     assert error.value.fix == "did you mean 'scan'? known: integer, scan, step, unroll"
-
-
-def test_the_runner_of_the_readme_gives_the_networks_logits(
-    root: Path, paths: dict[str, Path], network: Any, x: np.ndarray, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    blocks = re.findall(r"(?:(?:    .*)?\n)+", (root / "README.md").read_text(encoding="utf-8"))
-    [runner] = [block for block in blocks if "onnxruntime.InferenceSession" in block]
-    np.save(tmp_path / "x.npy", x)
-    paths["step"].rename(tmp_path / "network.onnx")
-    monkeypatch.chdir(tmp_path)
-    names: dict[str, Any] = {}
-    exec(textwrap.dedent(runner), names)
-    np.testing.assert_allclose(names["logits"], network.run(x)[1], atol=1e-5)

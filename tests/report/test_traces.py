@@ -81,7 +81,7 @@ def test_spikes_are_the_simulators(document: dict[str, Any], pruned: Artifact, x
             assert len(layer["spikes"]) == len(expected)
 
 
-def test_the_most_active_neurons_are_drawn_and_those_that_are_watched(
+def test_neurons_of_all_rates_are_drawn_evenly_and_those_that_are_watched(
     document: dict[str, Any], pruned: Artifact, x: np.ndarray[Any, Any]
 ) -> None:
     records = simulate(pruned.program, x, record=("spikes",)).records
@@ -93,8 +93,15 @@ def test_the_most_active_neurons_are_drawn_and_those_that_are_watched(
             assert len(shown) == min(64, layer["neurons"])
             assert watched <= set(shown)
             assert len(watched) == 4
-            least = min(fired[n] for n in shown if n not in watched)
-            assert all(fired[n] <= least for n in range(layer["neurons"]) if n not in shown)
+            others = [n for n in range(layer["neurons"]) if n not in watched]
+            firing = sorted((fired[n] for n in others if fired[n]), reverse=True)
+            drawn = sorted((fired[n] for n in shown if n not in watched), reverse=True)
+            if len(firing) <= len(drawn):
+                assert drawn[: len(firing)] == firing, "all that fire"
+            else:
+                assert (drawn[0], drawn[-1]) == (firing[0], firing[-1])
+                middle = firing[round((len(firing) - 1) * 20 / (len(drawn) - 1))]
+                assert drawn[20] == middle, "the 21st drawn is as far down the ranking as it is among those drawn"
 
 
 def test_potentials_are_those_after_the_reset_in_the_float_models_units(

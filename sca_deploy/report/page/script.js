@@ -177,7 +177,7 @@
       }
       const answer = `Test sample ${fields.sample.value} shows class ${sample.label}: the chip answers ${sample.answer_chip}, the float network ${sample.answer_float}.`;
       const count = layer ? layer.spikes.toLocaleString("en") : "";
-      const all = layer && layer.shown.length < layer.neurons ? ` Drawn are ${layer.shown.length} of its neurons, the busiest among them.` : "";
+      const all = layer && layer.shown.length < layer.neurons ? ` Drawn are ${layer.shown.length} of its neurons, from the busiest to the least busy that fires.` : "";
       words.textContent = layer
         ? `${answer} The ${layer.neurons.toLocaleString("en")} neurons of layer ${layer.name} fire ${count} times in ${steps} steps.${all}`
         : answer;

@@ -158,7 +158,7 @@ def _notes(comparison: Mapping[str, Any], key: str, row: Row) -> tuple[str, ...]
         samples = comparison["dense"]["test_samples"]
         ends = {arm: wilson(comparison[arm][key], samples) for arm in ARMS}
         lines = [
-            f"{arm} {100 * low:.1f} to {100 * high:.1f} % (± {50 * (high - low):.1f})"
+            f"{arm} {100 * low:.1f} to {100 * high:.1f} % (±\u00a0{50 * (high - low):.1f})"
             for arm, (low, high) in ends.items()
         ]
         return (*lines, f"95 % Wilson intervals, {samples:,} test samples")
