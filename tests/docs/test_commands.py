@@ -184,6 +184,12 @@ def test_a_page_that_shows_what_is_not_so_fails(
     assert bool(found) is bool(wrong)
 
 
+def test_a_block_that_needs_what_is_not_there_is_left_out(tmp_path: Path, shell_environment: dict[str, str]) -> None:
+    lines = ["```console", "$ touch one", "```", "<!-- needs: nmnist -->", "```console", "$ touch two", "```"]
+    assert walk(parse_page("\n".join(lines), "page.md"), Shell(tmp_path, shell_environment), {"nmnist"}) == []
+    assert [path.name for path in tmp_path.iterdir()] == ["one"]
+
+
 @pytest.mark.parametrize(
     ("shown", "wrong"), [("(360, 'digits')", ""), ("(36, 'digits')", "(360, is too far from (36,")]
 )
@@ -192,7 +198,7 @@ def test_a_session_goes_on_in_the_next_block_beside_files_and_commands(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     lines = ["<!-- file: samples.txt -->", "```text", "36", "```", "```console", "$ echo 360 > samples.txt", "```"]
-    lines += ["```python", ">>> from pathlib import Path", '>>> name = "set"', "```"]
+    lines += ["```python", ">>> from pathlib import Path", '>>> name = "digits"', "```"]
     lines += ["```python", ">>> int(Path('samples.txt').read_text()), name", shown, "```"]
     found = "\n".join(walk(parse_page("\n".join(lines), "page.md"), Shell(tmp_path, shell_environment)))
     assert wrong in found
