@@ -24,6 +24,7 @@ help:  ## list the targets
 
 demo: $(STAMP)  ## train, prune, verify and map a small network
 	$(BIN)/sca-deploy run configs/digits.toml
+	@echo 'to go on: source $(BIN)/activate, then open runs/digits/report.html in a browser'
 
 test: lint peers  ## everything that must hold: lint, types, tests
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile $(PYTEST_ARGS)

@@ -11,7 +11,8 @@ Terms:
     updates of silent neurons  low: the idle price; typical: the active price, because counts do not say which
                                silent neurons held or received anything; high: the dearer of the active price
                                and the idle one at its highest (an active update at its highest includes a spike)
-    messages within a tile     where the routes are known one for every core a spike is sent to, else one a spike
+    messages between cores     at the price within a tile: where the routes are known one for every core a spike
+                               is sent to, else one a spike
     hops east-west, north-south  from tile to tile, where the routes are known
 
 What has no count or no price is named in `not_priced`. Static power is no part of the sum: it depends on how long
@@ -164,7 +165,7 @@ def price(events: Events, chip: Chip) -> Energy:
         ("synaptic operations", events.synops, prices["synaptic_operation"]),
         ("updates of firing neurons", events.spikes, active),
         ("updates of silent neurons", events.updates - events.spikes, silent_update(active, idle)),
-        ("messages within a tile", messages, prices["spike_within_tile"]),
+        ("messages between cores", messages, prices["spike_within_tile"]),
     ]
     if routed:
         priced += [

@@ -120,15 +120,16 @@ def lower_population(population: Population, rules: Rules, scale: float | None =
     neuron = population.neuron
     _refuse_slow(population)
     largest, binding = largest_scale(population, rules)
+    why = f"its {binding} fill the chip's integers while" if scale is None else f"at the given scale {scale:.4g}"
     scale = largest if scale is None else scale
     if neuron.threshold is not None:
         scale = min(scale, THRESHOLD_MAX / neuron.threshold)
     weights, bias = _rounded(population, scale)
-    _refuse_coarse(population, scale, binding)
+    _refuse_coarse(population, scale, why)
     while (over := _overflow(population, weights, bias, rules)) > 1:
-        scale, binding = scale * 0.999 / over, WORST
+        scale, why = scale * 0.999 / over, f"its {WORST} fill the chip's integers while"
         weights, bias = _rounded(population, scale)
-        _refuse_coarse(population, scale, binding)
+        _refuse_coarse(population, scale, why)
     return Layer(
         name=population.name,
         shape=population.shape,
@@ -233,15 +234,15 @@ def _even(weight: FloatArray, scale: float) -> IntArray:
     return 2 * np.rint(weight * (scale / 2)).clip(-WEIGHT_MAX // 2, WEIGHT_MAX // 2).astype(np.int32)
 
 
-def _refuse_coarse(population: Population, scale: float, binding: str) -> None:
+def _refuse_coarse(population: Population, scale: float, why: str) -> None:
     """Refuse a layer whose weights or threshold keep so few steps that rounding decides what it computes."""
     largest = [(path.source, np.abs(path.operator.weight).max(initial=0.0)) for path in population.paths]
     sizes = [(f"largest weight from '{source}'", weight / 2) for source, weight in largest]
     for what, size in [*sizes, ("threshold", population.neuron.threshold or 0.0)]:
         if size > 0 and size * scale < MIN_LEVELS:
             raise ScaDeployError(
-                f"layer '{population.name}': its {binding} fill the chip's integers while its {what} keeps "
-                f"{size * scale:.2g} steps, at least {MIN_LEVELS:g} are needed",
+                f"layer '{population.name}': {why} its {what} keeps {size * scale:.2g} steps, "
+                f"at least {MIN_LEVELS:g} are needed",
                 "train with smaller biases, fewer input bits or a threshold nearer to the weights",
             )
 

@@ -23,6 +23,7 @@ from sca_deploy.hardware.counts import CoreCounts, Counts
 from sca_deploy.hardware.energy import silent_update
 
 NOT_INCLUDED = (
+    "what a core does with a message before its synapses (SANA-FE says 20 ns)",
     "congestion of the mesh and of links between chips",
     "bursts: the operations of a run are spread evenly over its steps",
     "host input and output, and the management of time steps by embedded processors",

@@ -61,12 +61,13 @@ def run(options: Options, config: str, output: Path | None, lava_python: str | N
     after an interruption.
     """
     from sca_deploy import pipeline
+    from sca_deploy.console import columns
     from sca_deploy.report.tables import comparison_table
 
     job = _job(options, config, output, flags, lava_python)
     document, failure = pipeline.run(job)
     files = f"{job.folder}/compare.json, {job.folder}/compare.png and {job.folder}/report.html"
-    text = f"{comparison_table(document)}\n\nwritten: {files}"
+    text = f"{comparison_table(document, columns())}\n\nwritten: {files}"
     options.result(document, text, "" if failure else f"sca-deploy map {job.folder}")
     if failure is not None:
         raise failure
@@ -220,12 +221,16 @@ def verify(
     SOURCE is a run, an arm or an exported loihi2 or lava folder.
     """
     from sca_deploy import verification
+    from sca_deploy.console import columns
     from sca_deploy.report.tables import verification_table
 
     result = verification.verify_source(source, samples, input_path, states, timeout, lava_python)
     document = result.as_dict()
-    text = f"{verification_table(document)}\n\n{document['mismatches']} mismatches"
-    options.result(document, text, "" if document["mismatches"] else f"sca-deploy map {source}")
+    text = f"{verification_table(document, columns())}\n\n{document['mismatches']} mismatches"
+    hint = f"sca-deploy map {source}"
+    if (run := verification.outdated_report(source)) is not None:
+        hint = f"sca-deploy compare {run}/dense {run}/pruned --html {run}/report.html"
+    options.result(document, text, "" if document["mismatches"] else hint)
     result.raise_on_mismatch()
 
 
@@ -249,7 +254,7 @@ def map_(
     **flags: Any,
 ) -> None:
     """How many neurocores each layer takes, what fills them, and what would save some."""
-    from sca_deploy.console import Surface
+    from sca_deploy.console import Surface, columns
     from sca_deploy.hardware.floor_plan import floor_plan
     from sca_deploy.hardware.mapping import available, check_fits, map_program
     from sca_deploy.hardware.what_if import what_if
@@ -264,11 +269,11 @@ def map_(
     mapping = map_program(artifact.program, target)
     floor = floor_plan(artifact.program, mapping, target).as_dict()
     document = {"title": artifact.title, **mapping.as_dict(), "floor": floor}
-    text = f"{mapping_table(document)}\n\n{floor_text(floor, Surface.of_stdout())}"
+    text = f"{mapping_table(document, columns())}\n\n{floor_text(floor, Surface.of_stdout())}"
     if keep is not None or plot is not None:
         narrower = what_if(artifact.program, target, _fractions(keep))
         document["what_if"] = narrower.as_dict()
-        text = f"{text}\n\n{what_if_table(document['what_if'])}"
+        text = f"{text}\n\n{what_if_table(document['what_if'], columns())}"
         if plot is not None:
             from sca_deploy.report.narrowing import plot_what_if
 
@@ -289,13 +294,14 @@ def compare(options: Options, dense: Path, pruned: Path, html: Path | None) -> N
     DENSE and PRUNED are arms of runs, such as runs/digits/dense and runs/digits/pruned.
     """
     from sca_deploy import pipeline
+    from sca_deploy.console import columns
     from sca_deploy.report.tables import comparison_table
 
     if html is not None and html.suffix != ".html":
         raise UsageError(f"--html {html} does not end in .html", "only HTML pages are made")
     console = options.console()
     document, evaluations = pipeline.comparison(console, dense, pruned)
-    text = comparison_table(document)
+    text = comparison_table(document, columns(), pipeline.arms_compared(dense, pruned))
     if html is not None:
         pipeline.write_report(console, dense, pruned, document, html, evaluations)
         text = f"{text}\n\nwritten: {html}"
@@ -318,10 +324,12 @@ def targets(options: Options) -> None:
 @common
 def inspect(options: Options, source: Path, **flags: Any) -> None:
     """The layers of a network, as floats know them and as the chip runs them."""
+    from sca_deploy.console import columns
     from sca_deploy.report.inspection import described, described_text
 
     document = described(_open(source, flags))
-    options.result(document, described_text(document), f"sca-deploy map {source}" if document["layers"] else "")
+    text = described_text(document, columns())
+    options.result(document, text, f"sca-deploy map {source}" if document["layers"] else "")
 
 
 @cli.command()
@@ -354,7 +362,9 @@ def main() -> None:
     except ScaDeployError as error:
         _fail(error.problem, error.fix, error.exit_code, debug)
     except click.ClickException as error:
-        _fail(error.format_message(), "see sca-deploy --help", error.exit_code, debug)
+        context = error.ctx if isinstance(error, click.UsageError) else None
+        command = context.command_path if context else "sca-deploy"
+        _fail(error.format_message(), f"see {command} --help", error.exit_code, debug)
     except (KeyboardInterrupt, click.Abort):
         _fail("interrupted", "repeat the command to continue", INTERRUPTED, debug)
     except BrokenPipeError:

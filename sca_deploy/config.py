@@ -209,7 +209,8 @@ def read_toml(source: str | Path, recipes: Traversable) -> dict[str, Any]:
     elif name in recipe_names(recipes):
         text = recipes.joinpath(f"{name}.toml").read_bytes()
     else:
-        raise unknown_name("config", str(source), recipe_names(recipes))
+        unknown = unknown_name("config", str(source), recipe_names(recipes))
+        raise UsageError(f"no such file: {source}", unknown.fix) if path.suffix == ".toml" else unknown
     try:
         return tomllib.loads(text.decode("utf-8"))
     except (ValueError, RecursionError) as error:  # of a syntax error, another encoding, a number or a nesting too long
@@ -328,7 +329,9 @@ def _check(config: Config) -> None:
     ]
     for key, value, low, high in limits:
         if not low <= value <= high:
-            raise UsageError(f"config key '{key}' is {value:g}, outside {low:g} to {high:g}")
+            limits_shown = f"{_number(low)} to {_number(high)}"
+            problem = f"config key '{key}' is {value:g}, outside {limits_shown}"
+            raise UsageError(problem, f"choose a number from {limits_shown}")
     if not re.fullmatch(r"[A-Za-z0-9_-][A-Za-z0-9_.-]*", config.name):
         raise UsageError(f"config key 'name' is {config.name!r}", "letters, digits, '_', '-' and '.' only")
     names = {
@@ -343,3 +346,8 @@ def _check(config: Config) -> None:
             raise unknown_name(key, name, known)
     if not all(isinstance(m, float | int) and 0 < m < 1 for m in train.milestones):
         raise UsageError(f"config key 'train.milestones' is {train.milestones}, it must hold fractions between 0 and 1")
+
+
+def _number(value: float) -> str:
+    """1,000,000 and 1e-06."""
+    return f"{value:,.0f}" if float(value).is_integer() else f"{value:g}"

@@ -58,6 +58,11 @@ class Surface:
         return cls(seen.width, seen.color_system is not None and not seen.no_color, not ascii_only(seen))
 
 
+def columns() -> int | None:
+    """Of the terminal that results are shown on; None for a file or a pipe, whose lines are as long as they are."""
+    return RichConsole().width if sys.stdout.isatty() else None
+
+
 def ascii_only(console: RichConsole) -> bool:
     """Whether a console cannot be trusted with more than ASCII.
 

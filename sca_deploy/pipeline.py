@@ -13,7 +13,7 @@ to prune, not to stop.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -47,11 +47,15 @@ from sca_deploy.nn.graph_network import GraphNetwork
 from sca_deploy.probe import SAMPLES, probe
 from sca_deploy.pruning.compact import compact, prove
 from sca_deploy.pruning.group import Network
+from sca_deploy.pruning.groups import channel_groups
 from sca_deploy.pruning.method import method
 from sca_deploy.pruning.schedule import Plan
+from sca_deploy.report.figures import counted
 from sca_deploy.train import initial_network, read_log, train
 
 PROOF_SAMPLES = 64
+ASKED = {"traces": "traces", "over_steps": "accuracy over the steps", "agreement": "agreement of spikes"}
+"""Parts of a report on the chip that every arm should have, in words."""
 
 
 @dataclass(frozen=True)
@@ -107,8 +111,11 @@ def start(job: Job, arms: Sequence[str] = ARMS) -> None:
     _ = job.chip
     path = job.folder / "config.json"
     trained = any((job.folder / arm / "train" / "checkpoint.pt").exists() for arm in ARMS)
-    if trained and path.exists() and _decides(read_json(path)) != _decides(job.config.to_plain()):
-        raise UsageError(f"{job.folder} holds a run of another config", "choose another --output, or delete the folder")
+    if trained and path.exists():
+        there, asked = _decides(read_json(path)), _decides(job.config.to_plain())
+        if there != asked:
+            problem = f"{job.folder} holds a run of another config{_difference(there, asked)}"
+            raise UsageError(problem, "choose another --output, or delete the folder")
     write_json(path, job.config.to_plain())
 
 
@@ -119,6 +126,22 @@ def _decides(plain: Any) -> Any:
     decides = decisive(Config.from_plain(plain))
     del decides["lower"]
     return decides
+
+
+def _difference(there: Any, asked: Any, path: str = "") -> str:
+    """The first key of two configs that differs, in brackets, with both values; nothing where they are no tables."""
+    if not (isinstance(there, dict) and isinstance(asked, dict)):
+        return ""
+    key = next(key for key in asked if there.get(key) != asked[key])
+    old, new, name = there.get(key), asked[key], f"{path}{key}"
+    if isinstance(new, dict):
+        return _difference(old, new, f"{name}.")
+    return f" ({name})" if isinstance(new, list) else f" ({name} {_value(old)}, not {_value(new)})"
+
+
+def _value(value: Any) -> str:
+    """As a config file has it; what is empty is seen to be."""
+    return f"'{value}'" if isinstance(value, str) and not value else str(value)
 
 
 def run(job: Job) -> tuple[dict[str, Any], ScaDeployError | None]:
@@ -148,12 +171,11 @@ def prune(job: Job) -> dict[str, Any]:
         The comparison, as `compare` gives it, or of the float figures alone; it is also in compare.json.
     """
     start(job)
-    for arm in ARMS:
-        _compacted(job, arm)
+    steps = [_compacted(job, arm) for arm in ARMS]
     bits = job.inputs.bits
     if all(not_lowered(load_network(job.folder / arm / "network.pt")[0], bits) is None for arm in ARMS):
-        for arm in ARMS:
-            make_arm(job, arm)
+        for of_arm in steps:
+            _evaluated_on_chip(job, of_arm)
         document = compare(*(evaluation(job.console, job.folder / arm) for arm in ARMS))
     else:
         document = compare_floats(*(_float_figures(job, arm) for arm in ARMS))
@@ -189,7 +211,20 @@ def write_report(
     from sca_deploy.report.gathering import gather  # plotly takes its time to import
     from sca_deploy.report.page import write_page
 
-    write_page(gather(console, dense, pruned, document, evaluations), path)
+    found = gather(console, dense, pruned, document, evaluations)
+    write_page(found, path)
+    for arm, part, reason in _lacking(found):
+        console.say(f"report: no {part} of {arm}: {reason}")
+
+
+def _lacking(report: dict[str, Any]) -> Iterator[tuple[str, str, str]]:
+    """Arm, part and reason of all that was asked for and is not there; of networks in floats no chip was asked for."""
+    if "accuracy_chip" not in report["comparison"]["labels"]:
+        return
+    for arm, found in report["arms"].items():
+        for part, name in ASKED.items():
+            if part in found["missing"]:
+                yield arm, name, found["missing"][part]
 
 
 def _float_figures(job: Job, arm: str) -> dict[str, Any]:
@@ -199,7 +234,12 @@ def _float_figures(job: Job, arm: str) -> dict[str, Any]:
 
 def make_arm(job: Job, arm: str) -> None:
     """Train, compact, lower and evaluate one arm, skipping what is done."""
-    steps, folder = _compacted(job, arm), job.folder / arm
+    _evaluated_on_chip(job, _compacted(job, arm))
+
+
+def _evaluated_on_chip(job: Job, steps: _Steps) -> None:
+    """Lower and evaluate an arm that is compacted, skipping what is done."""
+    folder = job.folder / steps.arm
     network, program = folder / "network.pt", folder / "program.npz"
     steps.do("lower", lower_arm, program, network)
     steps.do("evaluate", evaluate_arm, folder / "evaluation.json", network, program, job.chip.path)
@@ -252,10 +292,9 @@ def compact_arm(job: Job, arm: str) -> None:
     proof = prove(network, small, torch.from_numpy(job.inputs.fixed(job.dataset.test_x[:PROOF_SAMPLES])))
     kept = {"before": network.kept_channels, "after": small.kept_channels}
     write_json(folder / "compaction.json", {**vars(proof), **kept})
-    job.console.say(
-        f"{arm}: compacted to {sum(small.kept_channels.values())} channels; {proof.spikes_compared:,} spikes equal, "
-        f"logits within {proof.max_logit_difference:g}"
-    )
+    logits = f"within {proof.max_logit_difference:g}" if proof.max_logit_difference else "equal"
+    said = f"{proof.spikes_compared:,} spikes equal, logits {logits}"
+    job.console.say(f"{arm}: compacted to {_channels_left(network, small)}; {said}")
     batches = job.config.lower.finetune * -(-len(job.dataset.train_x) // job.config.train.batch_size)
     if (why := not_lowered(small, job.inputs.bits)) is not None:
         job.console.say(f"{arm}: stays in floats: {why.problem}")
@@ -270,6 +309,18 @@ def compact_arm(job: Job, arm: str) -> None:
         job.console.say(f"{arm}: fine-tuning in integers took what the chip loses on training samples from {said}")
     extra = {"input_bits": job.inputs.bits, "checkpoint": sha256(checkpoint), "scales": calibrated.scales}
     save_network(folder / "network.pt", calibrated.network, **extra)
+
+
+def _channels_left(network: Network, small: Network) -> str:
+    """How many, and of a pruned network how many of them could not go."""
+    kept = small.kept_channels
+    channels = counted(sum(kept.values()), "channel")
+    pruned = {id(norm) for group in channel_groups(network) for norm in group.norms}
+    whole = [name for name, norm in network.norms().items() if id(norm) not in pruned]
+    if not whole or all(bool(norm.mask.all()) for norm in network.norms().values()):
+        return channels
+    of = "the last population" if whole == list(kept)[-1:] else "populations that are never pruned"
+    return f"{channels}, {sum(kept[name] for name in whole)} of them of {of}"
 
 
 def not_lowered(network: Network, input_bits: int = 0) -> ScaDeployError | None:
@@ -369,7 +420,29 @@ def comparison(console: Console, dense: Path, pruned: Path) -> tuple[dict[str, A
     Returns:
         What `compare` gives, and the evaluations of "dense" and "pruned", none of networks that are compared in floats.
     """
-    places = [arm_folder(path) for path in (dense, pruned)]
+    document, evaluations = _compared(console, [arm_folder(path) for path in (dense, pruned)])
+    if _same_network(arm_folder(dense), arm_folder(pruned)):
+        found = document["warnings"]
+        document["warnings"] = found | {"pruned": [*found["pruned"], "it is the same network as dense"]}
+    return document, evaluations
+
+
+def arms_compared(dense: Path, pruned: Path) -> dict[str, Path]:
+    """Which arms stand for "dense" and "pruned"; nothing where they are those of one run."""
+    places = dict(zip(ARMS, (arm_folder(dense), arm_folder(pruned)), strict=True))
+    there = [place.resolve() for place in places.values()]
+    ours = tuple(place.name for place in there) == ARMS and there[0].parent == there[1].parent
+    return {} if ours else places
+
+
+def _same_network(dense: Path, pruned: Path) -> bool:
+    networks = [place / "network.pt" for place in (dense, pruned)]
+    if dense.resolve() == pruned.resolve():
+        return True
+    return all(path.is_file() for path in networks) and sha256(networks[0]) == sha256(networks[1])
+
+
+def _compared(console: Console, places: Sequence[Path]) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
     artifacts = [open_artifact(place) for place in places if not (place / "evaluation.json").is_file()]
     if any(artifact.network is not None and not_lowered(artifact.network) is not None for artifact in artifacts):
         jobs = [Job(config, place.parent, console) for place in places if (config := open_artifact(place).config)]
@@ -417,7 +490,7 @@ class _Steps:
     """Which steps of an arm are done, and from which inputs."""
 
     def __init__(self, job: Job, arm: str) -> None:
-        self._job, self._arm = job, arm
+        self.arm, self._job = arm, job
         self._path = job.folder / arm / "steps.json"
         done = read_json(self._path) if self._path.exists() else {}
         self._done: dict[str, str] = done if isinstance(done, dict) else {}
@@ -426,8 +499,8 @@ class _Steps:
         """Run the action unless its output was made from this config and these files."""
         key = digest([decisive(self._job.config), name, [sha256(path) for path in inputs]])
         if self._done.get(name) == key and output.exists():
-            self._job.console.say(f"{self._arm}: {name} is already done")
+            self._job.console.say(f"{self.arm}: {name} is already done")
             return
-        action(self._job, self._arm)
+        action(self._job, self.arm)
         self._done[name] = key
         write_json(self._path, self._done)

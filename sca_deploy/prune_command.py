@@ -59,6 +59,7 @@ def prune(
     from sca_deploy import pipeline
     from sca_deploy.artifact import Reading, open_artifact
     from sca_deploy.bringing import data_config, keep_source, pruning_config, recorded
+    from sca_deploy.console import columns
     from sca_deploy.report.tables import comparison_table
 
     amounts = {"train_samples": train_samples, "test_samples": test_samples}
@@ -73,5 +74,5 @@ def prune(
     job = pipeline.Job(config, folder, options.console())
     document = pipeline.prune(job)
     lowered = "cores" in document["ratio"]
-    text = f"{comparison_table(document)}\n\nreport: {folder}/report.html\nwritten: {folder}"
+    text = f"{comparison_table(document, columns())}\n\nreport: {folder}/report.html\nwritten: {folder}"
     options.result(document, text, f"sca-deploy export {folder} --target {'loihi2' if lowered else 'nir'}")

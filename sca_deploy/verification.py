@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from sca_deploy.artifact import ARMS, arm_folder, open_artifact
@@ -16,6 +17,7 @@ from sca_deploy.pipeline import encoded_test
 from sca_deploy.recording import load_input
 
 SAMPLES = 32
+SOURCES = "give a run, an arm, or a folder that export wrote"
 
 
 def verify_source(
@@ -70,9 +72,26 @@ def exported_folder(source: Path) -> Path:
         ScaDeployError: if there is none.
     """
     if source.is_file():
-        raise ScaDeployError(f"{source} is a file", "give a run, an arm, or a folder that export wrote")
+        raise ScaDeployError(f"{source} is a file", SOURCES)
+    if not source.exists():
+        raise ScaDeployError(f"no such file or folder: {source}", SOURCES)
     arm = arm_folder(source)
     for folder in (source, arm / "loihi2", arm / "lava"):
         if network_file(folder).is_file() and (folder / "program.npz").is_file():
             return folder
     raise ScaDeployError(f"{source} holds no loihi2 or lava export", f"sca-deploy export {source} --target loihi2")
+
+
+def outdated_report(source: Path) -> Path | None:
+    """The run folder of what was verified, if its report does not know of it; None otherwise.
+
+    Args:
+        source: as `verify_source` takes it.
+    """
+    arm = exported_folder(source).resolve().parent
+    said, page = arm / "verify.json", arm.parent / "report.html"
+    if arm.name not in ARMS or not (said.is_file() and page.is_file()):
+        return None
+    if page.stat().st_mtime_ns >= said.stat().st_mtime_ns:
+        return None
+    return arm.parent if source.is_absolute() else Path(os.path.relpath(arm.parent))

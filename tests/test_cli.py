@@ -1,6 +1,8 @@
 """Exit codes and their one clear line; stdout for results, stderr for everything else."""
 
+import contextlib
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -12,7 +14,7 @@ import numpy as np
 import pytest
 
 from sca_deploy.hardware.program import INPUT, Dense, Layer, Program
-from tests.conftest import sca_deploy
+from tests.conftest import ROOT, sca_deploy
 
 
 def lines(done):
@@ -138,6 +140,27 @@ def test_2_a_wrong_request_is_one_line(arguments, tmp_path):
     lines(done)
     assert done.returncode == 2
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "command"),
+    [
+        (["compare", "one"], "compare"),
+        (["run", "--epochs", "many"], "run"),
+        (["data", "check"], "data check"),
+        (["data", "chekc", "digits"], "data"),
+    ],
+)
+def test_2_a_wrong_request_leads_to_the_help_of_its_own_command(arguments, command):
+    error, fix = lines(sca_deploy(*arguments))
+    assert fix.endswith(f" {command} --help"), error
+    assert "cli" in fix.removesuffix(f" {command} --help")
+
+
+def test_1_what_is_not_there_cannot_be_verified(tmp_path):
+    error, fix = lines(sca_deploy("verify", "nope", cwd=tmp_path))
+    assert error == "error: no such file or folder: nope"
+    assert fix == "fix: give a run, an arm, or a folder that export wrote"
 
 
 @pytest.mark.parametrize("name", ["network.nir", "network.net", "program.npz"])
@@ -273,6 +296,62 @@ def test_compare_writes_the_report_it_is_asked_for(digits_run, tmp_path):
     assert done.stdout.startswith(plain.stdout)
     document = json.loads(sca_deploy("compare", *arms, "--html", page, "--json").stdout)
     assert document == json.loads((digits_run / "compare.json").read_text())
+
+
+def compared_on_a_terminal(folder, width):
+    """The lines that a terminal of so many columns shows of a comparison."""
+    ours, theirs = os.openpty()
+    command = [sys.executable, "-m", "sca_deploy.cli", "compare", "dense", "pruned", "-q"]
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "COLUMNS": str(width), "TERM": "xterm"}
+    with subprocess.Popen(command, cwd=folder, env=environment, stdout=theirs) as running:
+        os.close(theirs)
+        text = b""
+        with contextlib.suppress(OSError):  # Linux says so when the other side is closed
+            while part := os.read(ours, 1024):
+                text += part
+    os.close(ours)
+    assert running.returncode == 0
+    return text.decode().splitlines()
+
+
+def test_a_table_fits_the_terminal_and_a_pipe_gets_whole_lines(digits_run):
+    piped = sca_deploy("compare", digits_run / "dense", digits_run / "pruned", "-q", COLUMNS="80").stdout
+    assert max(map(len, compared_on_a_terminal(digits_run, 80))) <= 80
+    assert compared_on_a_terminal(digits_run, 200) == piped.splitlines()
+    assert max(map(len, piped.splitlines())) > 100
+
+
+def test_a_report_says_which_of_its_parts_could_not_be_made(digits_run, tmp_path):
+    run = tmp_path / "digits"
+    shutil.copytree(digits_run, run)
+    config = json.loads((run / "config.json").read_text())
+    config["data"] |= {"set": "mnist", "folder": str(tmp_path / "gone")}
+    (run / "config.json").write_text(json.dumps(config))
+    figures = json.loads((run / "dense" / "evaluation.json").read_text())
+    del figures["agreement"]
+    (run / "dense" / "evaluation.json").write_text(json.dumps(figures))
+    (run / "dense" / "verify.json").unlink()
+    command = ["compare", run / "dense", run / "pruned", "--html", tmp_path / "report.html"]
+    said = [line for line in sca_deploy(*command).stderr.splitlines() if line.startswith("report: ")]
+    assert [line.split(": ")[1] for line in said] == [
+        "no traces of dense",
+        "no agreement of spikes of dense",
+        "no traces of pruned",
+    ]
+    assert all(str(tmp_path / "gone") in line for line in said if "traces" in line)
+    assert sca_deploy(*command, "-q").stderr == ""
+
+
+def test_a_network_that_is_compared_with_itself_is_not_called_pruned(digits_run, tmp_path):
+    shutil.copytree(digits_run / "pruned", tmp_path / "copy" / "pruned")
+    for other in (digits_run / "pruned", tmp_path / "copy" / "pruned"):
+        done = sca_deploy("compare", digits_run / "pruned", other)
+        title, *_, last = done.stdout.splitlines()
+        assert title == f"360 test samples: dense is {digits_run}/pruned, pruned is {other}"
+        assert last == "warning: pruned: it is the same network as dense"
+    usual = sca_deploy("compare", digits_run / "dense", digits_run / "pruned").stdout
+    assert usual.splitlines()[0] == "360 test samples"
+    assert "warning" not in usual
 
 
 @pytest.mark.parametrize("name", ["report.htm", "report", "report.html.txt"])

@@ -39,8 +39,9 @@ def test_a_config_survives_its_plain_form():
         ("[train]\nepoch = 1", "unknown config key 'train.epoch'", "did you mean 'train.epochs'"),
         ("train = 3", "'train' is 3, it must be a table", ""),
         ("[train]\nepochs = 'many'", "'train.epochs' is 'many', it must be of type int", ""),
-        ("[train]\nepochs = 0", "'train.epochs' is 0, outside 1", ""),
-        ("[prune]\nkeep = 0.0", "'prune.keep' is 0, outside", ""),
+        ("[train]\nepochs = 0", "'train.epochs' is 0, outside 1", "choose a number from 1 to 1,000,000"),
+        ("[prune]\nkeep = 0.0", "'prune.keep' is 0, outside", "choose a number from 1e-06 to 1"),
+        ("[prune]\nstart = 0.5\nend = 0.2", "'prune.end' is 0.2, outside", "choose a number from 0.5 to 1"),
         ("[prune]\nkeep = 1.5", "'prune.keep' is 1.5, outside", ""),
         ("[prune]\nkeep = nan", "'prune.keep' is nan, outside", ""),
         ("[network]\nsteps = 0", "'network.steps' is 0, outside 1", ""),
@@ -80,6 +81,13 @@ def test_a_training_that_cannot_be_meant_is_refused(tmp_path, text, problem):
     path.write_text(text)
     with pytest.raises(UsageError, match=re.escape(problem)):
         load_config(path)
+
+
+@pytest.mark.parametrize(("name", "near"), [("digit.toml", "did you mean 'digits'?"), ("zzz/my.toml", "known: ")])
+def test_a_file_that_is_not_there_is_called_a_file(name, near):
+    with pytest.raises(UsageError, match=f"^no such file: {name}$") as caught:
+        load_config(name)
+    assert caught.value.fix.startswith(near)
 
 
 def test_a_study_is_not_a_run():

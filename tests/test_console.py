@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import re
+import sys
 import time
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -12,7 +13,7 @@ import pytest
 from rich.console import Console as RichConsole
 
 from sca_deploy import console as module
-from sca_deploy.console import Clock, Console, Training
+from sca_deploy.console import Clock, Console, Training, columns
 from tests.conftest import sca_deploy
 
 ESCAPE = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
@@ -230,6 +231,16 @@ def test_the_time_left_is_that_of_the_pace_since_it_is_watched(monkeypatch: pyte
     assert clock.fraction == 0.5
     clock.done = 100
     assert clock.left == ""
+
+
+def test_a_result_has_the_columns_of_the_terminal_and_a_file_has_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", "72")
+    monkeypatch.setattr(sys, "stdout", Terminal())
+    assert columns() == 72
+    monkeypatch.setattr(sys, "stdout", io.StringIO())
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    assert columns() is None
 
 
 def test_what_a_log_is_told_goes_to_stderr_and_the_result_to_stdout(tmp_path: Any) -> None:

@@ -17,7 +17,7 @@ from sca_deploy.artifact import Reading, open_artifact
 from sca_deploy.checkpoint import load_network
 from sca_deploy.errors import ScaDeployError, UsageError
 from sca_deploy.files import read_json
-from sca_deploy.report.inspection import described, described_text, inspection
+from sca_deploy.report.inspection import described, described_text, inspection, inspection_text
 from tests.conftest import sca_deploy
 
 
@@ -136,6 +136,24 @@ def test_the_integers_come_below_the_floats_as_they_are_without_them(digits_run:
     text = described_text(found)
     assert text.index("biases in floats") < text.index("5-bit graded spikes")
     assert max(map(len, text.splitlines())) <= 100
+
+
+def test_a_layer_has_its_integers_with_commas_in_the_table_and_without_in_the_document(digits_run: Path) -> None:
+    found = inspection(open_artifact(digits_run))
+    first = found["layers"][0]
+    assert min(first["bias_max"], first["threshold"]) >= 1000
+    shown = rows(inspection_text(found))["lif1"]
+    assert f"{first['bias_max']:,}" in shown
+    assert f"{first['threshold']:,}" in shown
+
+
+@pytest.mark.parametrize("width", [50, 80])
+def test_on_a_narrow_terminal_what_a_neuron_holds_is_on_the_next_line(digits_run: Path, width: int) -> None:
+    found = described(open_artifact(digits_run))
+    narrow, wide = described_text(found, width), described_text(found)
+    assert max(map(len, narrow.splitlines())) <= width
+    assert narrow.split() == wide.split()
+    assert wide.splitlines()[1].endswith("  kept  neuron")
 
 
 def test_integers_without_floats_are_shown_alone(digits_run: Path, tmp_path: Path) -> None:

@@ -1,8 +1,10 @@
 """The main job on real digits, as a user runs it."""
 
 import json
+import os
 import shutil
 import venv
+from pathlib import Path
 
 import numpy as np
 import onnxruntime
@@ -15,6 +17,7 @@ from sca_deploy.data import load_dataset
 from sca_deploy.exporters.nir_reading import read_nir as read_graph
 from sca_deploy.hardware.program import Program
 from sca_deploy.hardware.simulate import simulate
+from sca_deploy.verification import outdated_report
 from tests.conftest import sca_deploy
 
 ARMS = ["dense", "pruned"]
@@ -109,12 +112,33 @@ def test_verify_leaves_in_the_arm_what_lava_said_of_the_program_it_runs(digits_r
     shutil.copytree(digits_run, folder)
     said = folder / "pruned" / "verify.json"
     said.unlink()
-    assert sca_deploy("verify", folder, "--samples", 3).returncode == 0
+    done = sca_deploy("verify", folder, "--samples", 3)
+    assert done.returncode == 0
     assert json.loads(said.read_text())["samples"] == 3
+    again = f"sca-deploy compare {folder}/dense {folder}/pruned --html {folder}/report.html"
+    assert done.stderr.endswith(f"next: {again}\n")
     shutil.copy(folder / "dense" / "program.npz", folder / "pruned" / "program.npz")
     said.unlink()
     assert sca_deploy("verify", folder, "--samples", 3).returncode == 0
     assert not said.exists(), "the arm runs another Program than the exported one"
+
+
+def test_a_report_is_outdated_if_something_was_verified_since(digits_run, tmp_path, monkeypatch):
+    folder = tmp_path / "digits"
+    shutil.copytree(digits_run, folder)
+    arm, page = folder / "pruned", folder / "report.html"
+    os.utime(page, (1000, 1000))
+    os.utime(arm / "verify.json", (1001, 1001))
+    assert {outdated_report(source) for source in (folder, arm, arm / "loihi2")} == {folder}
+    monkeypatch.chdir(tmp_path)
+    assert outdated_report(Path("digits")) == Path("digits")
+    os.utime(page, (1001, 1001))
+    assert outdated_report(folder) is None
+    os.utime(page, (1000, 1000))
+    (arm / "verify.json").unlink()
+    assert outdated_report(folder) is None
+    shutil.copytree(arm / "loihi2", tmp_path / "alone")
+    assert outdated_report(tmp_path / "alone") is None
 
 
 def test_a_runs_commands_use_the_program_that_was_verified(digits_run, tmp_path):
@@ -264,9 +288,17 @@ def test_a_finished_run_repeats_nothing(digits_run, tmp_path):
 
 
 def test_a_run_of_another_config_is_not_overwritten(digits_run):
-    done = sca_deploy("run", "digits", "--epochs", 5, "-o", digits_run)
-    assert done.returncode == 2
-    assert "holds a run of another config" in done.stderr
+    before = (digits_run / "config.json").read_bytes()
+    for flags, differs in (
+        (("--epochs", 5), "train.epochs 6, not 5"),
+        (("--epochs", 6, "--seed", 3), "seed 0, not 3"),
+        (("--epochs", 6, "--method", "random", "--keep", 0.5), "prune.method sca, not random"),
+        (("--epochs", 6, "--data-folder", "/"), "data.folder '', not /"),
+    ):
+        done = sca_deploy("run", "digits", *flags, "-o", digits_run)
+        assert done.returncode == 2
+        assert f"error: {digits_run} holds a run of another config ({differs})\n" in done.stderr
+    assert (digits_run / "config.json").read_bytes() == before
 
 
 def test_the_steps_one_by_one_give_what_run_gives(digits_run, tmp_path):

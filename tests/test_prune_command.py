@@ -105,6 +105,22 @@ def test_the_table_and_the_next_command_are_for_people(tmp_path, command):
     assert out.endswith(f"written: {run}\n")
     assert f"next: sca-deploy export {run} --target loihi2" in err
     assert "pruned: compacted to 7 channels" in err
+    assert "already done" not in err, "all of it was done just now"
+
+
+def test_channels_that_cannot_go_are_told_from_those_that_were_kept(tmp_path, command):
+    brought(tmp_path)
+    run = tmp_path / "run"
+    _, _, err = command(tmp_path / "net.nir", "--data", tmp_path / "mine.npz", *ONCE, "-o", run)
+    dense, pruned = (load_network(run / arm / "network.pt")[0] for arm in ("dense", "pruned"))
+    answers = dense.walk.shapes["output"][0]
+    free, kept = (sum(network.kept_channels.values()) - answers for network in (dense, pruned))
+    assert kept == round(0.5 * free)
+    (line,) = (line for line in err.splitlines() if line.startswith("pruned: compacted to"))
+    assert line.startswith(f"pruned: compacted to {kept + answers} channels, {answers} of them of the last population;")
+    (line,) = (line for line in err.splitlines() if line.startswith("dense: compacted to"))
+    assert line.startswith(f"dense: compacted to {free + answers} channels; ")
+    assert line.endswith(", logits equal")
 
 
 def test_pruned_while_it_is_fine_tuned_and_the_dense_arm_is_what_was_brought(tmp_path, command):

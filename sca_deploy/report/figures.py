@@ -46,8 +46,38 @@ def cell(key: str, value: Any) -> str:
 def scalar(key: str, value: float) -> str:
     """One number of a figure: an accuracy in percent, an end of a band in its unit without naming it."""
     if key.startswith("accuracy"):
-        return f"{100 * value:.2f} %"
+        return in_percent(value)[0]
     return number(UNITS[key][1] * value if key in UNITS else value)
+
+
+def in_percent(*shares: float, digits: int = 2) -> list[str]:
+    """Shares of 1 in percent: to so many digits after the point, to more where these do not tell them apart.
+
+    Two that differ are never written alike, nor is one that is not 0 or 1 written as 0 or 100 %.
+    """
+    values = [100 * share for share in shares]
+    apart = {0.0, 100.0, *values}
+    while len({f"{value:.{digits}f}" for value in apart}) < len(apart):
+        digits += 1
+    return [f"{value:.{digits}f} %" for value in values]
+
+
+def percent(share: float) -> str:
+    """A share of 1 in percent, to three digits; to more where it would read 100 % and is not."""
+    value = 100 * share
+    if 0 < value < 1e-4:
+        return "< 0.0001 %"
+    if value >= 999.5:
+        return f"{value:,.0f} %"
+    digits = 3
+    while value != 100 and float(f"{value:.{digits}g}") == 100:
+        digits += 1
+    return f"{value:.{digits}g} %"
+
+
+def counted(count: int, one: str, many: str = "") -> str:
+    """1 core, 2 cores; `many` where it is not `one` with an s."""
+    return f"{count:,} {one if count == 1 else many or f'{one}s'}"
 
 
 def number(value: float) -> str:

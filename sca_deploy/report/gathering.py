@@ -202,4 +202,7 @@ class _Arm:
 
 
 def _light(pruning: dict[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in pruning.items() if key not in HEAVY}
+    """What a log says of pruning, without every channel; "of" is how many each layer has, if these are masked."""
+    masks = pruning.get("masks")
+    sizes = {"of": {layer: len(bits) for layer, bits in masks.items()}} if masks else {}
+    return {key: value for key, value in pruning.items() if key not in HEAVY} | sizes

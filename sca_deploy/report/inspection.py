@@ -72,11 +72,11 @@ def described(artifact: Artifact) -> dict[str, Any]:
     return integers | {"floats": floats}
 
 
-def described_text(document: dict[str, Any]) -> str:
-    """The same for people."""
-    parts = [] if document["floats"] is None else [_floats_text(document["title"], document["floats"])]
+def described_text(document: dict[str, Any], width: int | None = None) -> str:
+    """The same for people, on a terminal of so many columns; None is a file."""
+    parts = [] if document["floats"] is None else [_floats_text(document["title"], document["floats"], width)]
     if document["layers"]:
-        parts.append(inspection_text(document))
+        parts.append(inspection_text(document, width))
     # Where even the floats are open, the integers are for the same reason.
     elif "why_not" not in document["floats"]:
         problem, fix = document["why_not"]
@@ -84,8 +84,8 @@ def described_text(document: dict[str, Any]) -> str:
     return "\n\n".join(parts)
 
 
-def inspection_text(document: dict[str, Any]) -> str:
-    """The integers for people."""
+def inspection_text(document: dict[str, Any], width: int | None = None) -> str:
+    """The integers for people, on a terminal of so many columns; None is a file."""
     rows = [
         (
             layer["name"],
@@ -94,8 +94,8 @@ def inspection_text(document: dict[str, Any]) -> str:
             f"{layer['weights']:,}",
             f"{layer['zero_weights']:.0%}",
             f"{layer['weight_max']}",
-            f"{layer['bias_max']}",
-            "read-out" if layer["readout"] else f"{layer['threshold']}",
+            f"{layer['bias_max']:,}",
+            "read-out" if layer["readout"] else f"{layer['threshold']:,}",
             f"{layer['beta']:.4g}",
             f"{layer['alpha']:.4g}",
         )
@@ -109,7 +109,7 @@ def inspection_text(document: dict[str, Any]) -> str:
         f"{document['neurons']:,} neurons, {document['parameters']:,} integers"
     )
     head = ("layer", "synapse", "neurons", "weights", "zero", "max |w|", "max |bias|", "threshold", "beta", "alpha")
-    return table(head, rows, title)
+    return table(head, rows, title, width)
 
 
 def _layer(program: Program, layer: Layer) -> dict[str, Any]:
@@ -249,7 +249,7 @@ def _channels(artifact: Artifact, graph: nir.NIRGraph, dynamics: Dynamics) -> di
     }
 
 
-def _floats_text(title: str, floats: dict[str, Any]) -> str:
+def _floats_text(title: str, floats: dict[str, Any], width: int | None) -> str:
     rows = [
         (
             node["name"],
@@ -262,14 +262,14 @@ def _floats_text(title: str, floats: dict[str, Any]) -> str:
         )
         for node in floats["nodes"]
     ]
-    head = ("node", "kind", "reads", "shape", "floats", "kept", "neurons")
+    head = ("node", "kind", "reads", "shape", "floats", "kept", "neuron")
     said = f"{title}: {len(rows)} nodes, {floats['parameters']:,} weights and biases in floats"
     if floats["dynamics"] is None:
         problem, fix = floats["why_not"]
-        return f"{table(head, rows, said)}\n\nno steps: {problem}\nfix: {fix}"
+        return f"{table(head, rows, said, width)}\n\nno steps: {problem}\nfix: {fix}"
     steps = floats["dynamics"]
     several = ", several spikes a step" if steps.get("multi_spike") else ""
-    return table(head, rows, f"{said}; {steps['reset']} reset{several}, dt {steps['dt']:g} s")
+    return table(head, rows, f"{said}; {steps['reset']} reset{several}, dt {steps['dt']:g} s", width)
 
 
 def _constant(key: str, least: float, most: float) -> str:

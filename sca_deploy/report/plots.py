@@ -13,6 +13,7 @@ import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 
 from sca_deploy.files import atomic_path, read_json
+from sca_deploy.report.figures import percent
 from sca_deploy.train import read_log
 
 BLUE, ORANGE = "#0072b2", "#d55e00"
@@ -68,10 +69,13 @@ def _plot_channels(axes: Axes, log: list[dict[str, Any]]) -> None:
 
 def _plot_costs(axes: Axes, document: dict[str, Any]) -> None:
     ratios = [document["ratio"][key] for key in _COSTS]
-    values = [100 * (r["typical"] if isinstance(r, dict) else r or 0.0) for r in ratios]
-    names = [f"{title} ({document['labels'][key]})" for key, title in _COSTS.items()]
-    bars = axes.barh(names, values, color=ORANGE)
-    axes.bar_label(bars, fmt="%.0f %%", padding=4)
+    left = [ratio["typical"] if isinstance(ratio, dict) else ratio for ratio in ratios]
+    known = [place for place, share in enumerate(left) if share is not None]
+    axes.barh(known, [100 * left[place] for place in known], color=ORANGE)
+    for place, share in enumerate(left):  # where dense has 0 there is nothing to draw
+        at, text = (0, "-") if share is None else (100 * share, percent(share))
+        axes.annotate(text, (at, place), xytext=(4, 0), textcoords="offset points", va="center")
+    axes.set_yticks(range(len(_COSTS)), [f"{title} ({document['labels'][key]})" for key, title in _COSTS.items()])
     axes.axvline(100, color=BLUE, linewidth=2)
-    axes.set(xlim=(0, 118), xlabel="% of dense", title="What pruning left")
+    axes.set(xlim=(0, 118), ylim=(-0.6, len(_COSTS) - 0.4), xlabel="% of dense", title="What pruning left")
     axes.invert_yaxis()

@@ -1,7 +1,8 @@
 """A few test samples, neuron by neuron: what the chip and the float network do with them step by step.
 
 Potentials are those that a neuron is left with after a step, so after the reset where it fired. The chip's are divided
-by the layer's scale (and by 2^6, in whose units it keeps them), so that both lie on one axis with one threshold.
+by the layer's scale (and by 2^6, in whose units it keeps them), so that both lie on one axis. The threshold given is
+the chip's: a whole number divided by the scale, so at or a little below the theta at which the float neuron fires.
 """
 
 from __future__ import annotations
@@ -184,7 +185,10 @@ def _watched(sample: _Sample) -> list[int]:
 
 
 def _membrane(layer: Layer, sample: _Sample, neuron: int) -> dict[str, Any]:
-    """One neuron's potential after every step, and the steps at which it fires, on the chip and in floats."""
+    """One neuron's potential after every step, and the steps at which it fires, on the chip and in floats.
+
+    "threshold" is the chip's, the whole part of theta * scale divided by the scale; the float neuron fires at theta.
+    """
     return {
         "neuron": neuron,
         "chip": _plain(sample.v[:, neuron]),

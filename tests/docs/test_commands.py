@@ -208,7 +208,8 @@ def test_a_session_goes_on_in_the_next_block_beside_files_and_commands(
 def recipes(target: str) -> list[str]:
     """The commands of a target of the Makefile, without the folder that they lie in."""
     rule = re.search(rf"^{target}:.*\n((?:\t.*\n)+)", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
-    return [line.strip().removeprefix("$(BIN)/") for line in rule.group(1).splitlines()] if rule else []
+    lines = [line.strip() for line in rule.group(1).splitlines()] if rule else []
+    return [line.removeprefix("$(BIN)/") for line in lines if not line.startswith("@echo")]
 
 
 def meanings(text: str) -> list[list[str]]:

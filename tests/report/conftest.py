@@ -156,14 +156,15 @@ def floor(names: list[str], cores: int) -> dict:
 
 def arm(name: str, names: list[str], scale: float, *, channels: int, steps: int, cores: int, density: float) -> dict:
     """One arm with all its parts."""
-    kept = dict.fromkeys(names, channels)
+    kept, of = dict.fromkeys(names, channels), dict.fromkeys(names, 32 + channels)
     shape = {"shape": [channels, 8, 8], "weights": 576, "zero_weights": 0.25, "weight_max": 254, "bias_max": 17}
     return {
         "name": name,
         "title": f"synthetic-{name}",
         "evaluation": evaluation(names, scale, steps),
         "log": [
-            {"epoch": epoch, "test_accuracy": 0.5 + 0.04 * epoch, "pruning": {"kept": kept}} for epoch in range(1, 11)
+            {"epoch": epoch, "test_accuracy": 0.5 + 0.04 * epoch, "pruning": {"kept": kept, "of": of}}
+            for epoch in range(1, 11)
         ],
         "layers": [
             {"name": layer, "synapse": "conv 3x3 from input", "threshold": 561, "beta": 0.5, "alpha": 0.0, **shape}

@@ -142,6 +142,7 @@ def test_another_sample_network_layer_or_neuron_is_another_picture(browser, run)
         assert len({json.dumps(picture) for picture in seen}) == 4
         assert len(set(said)) == 4
         assert "layer lif3" in said[-1]
+        assert "to the least busy that fires, and silent ones where these are fewer." in said[0]
         page.locator("#chooser [name=layer]").select_option("lif1")
         potential = "document.getElementById('inside').data[1].y"
         before = page.evaluate(potential), page.locator("#inside .y2title").text_content()

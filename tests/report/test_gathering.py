@@ -73,8 +73,17 @@ def test_the_log_of_training_comes_without_what_it_says_of_every_channel(
             pruning = entry.get("pruning")
             if pruning is not None:
                 del pruning["masks"], pruning["scores"]
+                pruning["of"] = {"batch_norm1": 32, "batch_norm2": 64, "batch_norm3": 128}  # what the config asks for
             assert found == entry
     assert document["arms"]["pruned"]["log"][-1]["pruning"]["kept"]
+
+
+def test_a_log_of_masked_weights_says_nothing_of_channels(run: Path) -> None:
+    path = run / "pruned" / "train" / "metrics.jsonl"
+    entries = [json.loads(line) for line in path.read_text().splitlines()]
+    weights = {"updated": True, "regrown": 0, "kept": {"conv1": 261, "linear1": 20927}}
+    path.write_text("".join(f"{json.dumps(entry | {'pruning': weights})}\n" for entry in entries))
+    assert [entry["pruning"] for entry in gathered(run)["arms"]["pruned"]["log"]] == [weights] * len(entries)
 
 
 def test_layers_and_floor_are_what_inspect_and_map_say(document: dict[str, Any]) -> None:

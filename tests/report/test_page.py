@@ -9,9 +9,10 @@ from math import comb
 
 import pytest
 
-from sca_deploy.report.figures import ROWS
+from sca_deploy.report.figures import ROWS, percent
 from sca_deploy.report.page import render, write_page
-from sca_deploy.report.page.verdict import sentence, wilson
+from sca_deploy.report.page.verdict import cards, sentence, wilson
+from sca_deploy.report.tables import comparison_table
 
 MIB = 1 << 20
 VOID = {"meta", "img", "input", "br", "link", "hr"}
@@ -235,18 +236,128 @@ def test_the_verdict_says_bounds_as_bounds(document):
     comparison["ratio"]["energy_nj_per_sample"]["typical"] = 0.17
     comparison["lower_bound"] = {"dense": True, "pruned": False}
     assert sentence(comparison) == (
-        "Pruned to 67 of 224 channels: 98.3 % instead of 99.2 % on the simulated chip (360 test samples), "
-        "4 cores instead of at least 19, 6.1 % of the synaptic operations, 17 % of the dynamic energy."
+        "Pruned to 67 of 224 channels: 98.33 % instead of 99.17 % on the simulated chip (360 test samples), "
+        "6.1 % of the synaptic operations, estimated: 4 cores instead of at least 19, 17 % of the dynamic energy."
     )
 
 
 def test_the_verdict_can_say_that_nothing_was_lost_and_one_core_is_left(document):
     comparison = document["comparison"]
-    comparison["dense"] |= {"accuracy_chip": 0.98, "cores": 3}
+    comparison["dense"] |= {"accuracy_chip": 0.98, "cores": 3, "test_samples": 1}
     comparison["pruned"] |= {"accuracy_chip": 0.98, "cores": 1}
     comparison["lower_bound"] = {"dense": False, "pruned": False}
-    assert ": 98.0 %, as before, on the simulated chip" in sentence(comparison)
-    assert ", 1 core instead of 3," in sentence(comparison)
+    assert ": 98.00 %, as before, on the simulated chip (1 test sample), " in sentence(comparison)
+    assert ", estimated: 1 core instead of 3, " in sentence(comparison)
+    comparison["lower_bound"] = {"dense": False, "pruned": True}
+    assert ", estimated: at least 1 core instead of 3, " in sentence(comparison)
+
+
+@pytest.mark.parametrize(
+    ("dense", "pruned", "said"),
+    [
+        (0.99, 0.98, "98.00 % instead of 99.00 % on"),
+        (0.98764, 0.98756, "98.756 % instead of 98.764 % on"),
+        (0.9999, 0.99991, "99.991 % instead of 99.990 % on"),
+        (1.0, 0.99999, "99.999 % instead of 100.000 % on"),
+        (1.0, 1.0, "100.00 %, as before, on"),
+        (0.00001, 0.0, "0.000 % instead of 0.001 % on"),
+    ],
+)
+def test_accuracies_are_said_in_as_many_digits_as_tell_them_apart(document, dense, pruned, said):
+    comparison = document["comparison"]
+    comparison["dense"]["accuracy_chip"], comparison["pruned"]["accuracy_chip"] = dense, pruned
+    assert f": {said} the simulated chip" in sentence(comparison)
+
+
+@pytest.mark.parametrize(("bound", "said"), [(True, "at least 19 cores, as before"), (False, "19 cores, as before")])
+def test_what_weights_were_pruned_to_is_said_in_weights(document, bound, said):
+    comparison = document["comparison"]
+    comparison["dense"] |= {"channels": 224, "parameters_nonzero": 151306, "cores": 19}
+    comparison["pruned"] |= {"channels": 224, "parameters_nonzero": 15341, "cores": 19}
+    comparison["lower_bound"] = {"dense": bound, "pruned": bound}
+    assert sentence(comparison).startswith("Pruned to 15,341 of 151,306 parameters that are not 0: ")
+    assert f", estimated: {said}, " in sentence(comparison)
+
+
+@pytest.mark.parametrize(
+    ("part", "share", "said"),
+    [
+        ("synops_per_sample", 0.9996, ", 99.96 % of the synaptic operations"),
+        ("synops_per_sample", 1.0, ", 100 % of the synaptic operations"),
+        ("synops_per_sample", 0.0, ", 0 % of the synaptic operations"),
+        ("synops_per_sample", 2e-7, ", < 0.0001 % of the synaptic operations"),
+        ("synops_per_sample", None, ", no synaptic operations in the dense network"),
+    ],
+)
+def test_a_share_of_a_cost_is_whole_only_if_it_is(document, part, share, said):
+    document["comparison"]["ratio"][part] = share
+    assert said in sentence(document["comparison"])
+
+
+@pytest.mark.parametrize(
+    ("share", "said"),
+    [
+        (0.99951, "99.95 %"),
+        (0.9999997, "99.99997 %"),
+        (1.0, "100 %"),
+        (1.0005, "100.05 %"),
+        (0.0, "0 %"),
+        (1e-9, "< 0.0001 %"),
+        (0.0000123, "0.00123 %"),
+        (0.0625, "6.25 %"),
+        (12.5, "1,250 %"),
+    ],
+)
+def test_a_share_reads_0_or_100_percent_only_if_it_is(share, said):
+    assert percent(share) == said
+
+
+def test_an_accuracy_reads_100_percent_only_if_it_is(document):
+    document["comparison"]["dense"]["accuracy_float"] = 0.99997
+    document["comparison"]["pruned"]["accuracy_float"] = 1.0
+    values = Reader(render(document)).values
+    assert values["0.99997"] == ["99.997 %"]
+    assert values["1.0"] == ["100.00 %"]
+
+
+def test_answers_alike_are_counted(document):
+    document["arms"]["dense"]["evaluation"]["agreement"] |= {"same_answer": 0.9997, "samples": 10000}
+    document["arms"]["pruned"]["evaluation"]["agreement"] |= {"same_answer": 1.0, "samples": 1}
+    said = Reader(render(document)).text
+    assert "Same answer from float network and chip: 9,997 of 10,000 test samples (dense)." in said
+    assert "Same answer from float network and chip: 1 of 1 test sample (pruned)." in said
+
+
+def test_what_differs_is_named_after_what_was_counted(document):
+    """`differ` is a share of all values, silent ones too: of the spikes it would be a larger one."""
+    axis = script_data(render(document))["charts"]["differ"]["layout"]["xaxis"]["title"]["text"]
+    assert axis == "% of (neuron, step) values that differ"
+    assert "spikes that differ" not in Reader(render(document)).text
+
+
+def test_the_card_of_an_accuracy_tells_the_ends_of_its_interval_only(document):
+    comparison = document["comparison"]
+    comparison["dense"] |= {"accuracy_chip": 1.0, "test_samples": 100000}
+    comparison["pruned"]["accuracy_chip"] = 0.99999
+    [card, *_] = cards(comparison)
+    assert card.notes == (
+        "dense 99.996 to 100.0 %",  # z^2 / (n + z^2) = 0.0000384 is missing
+        "pruned 99.99 to 99.9998 %",
+        "95 % Wilson intervals, 100,000 test samples",
+    )
+
+
+@pytest.mark.parametrize(("dense", "pruned", "bars"), [(0, 0, (0, 0)), (0, 5, (0, 100)), (5, 0, (100, 0))])
+def test_a_bar_is_as_long_as_its_figure(document, dense, pruned, bars):
+    comparison = document["comparison"]
+    comparison["dense"]["synops_per_sample"], comparison["pruned"]["synops_per_sample"] = dense, pruned
+    comparison["ratio"]["synops_per_sample"] = pruned / dense if dense else None
+    assert cards(comparison)[2].bars == bars
+
+
+def test_a_card_names_its_figure_in_full(floats_document):
+    titles = [card.title for card in cards(floats_document["comparison"])]
+    assert titles == ["accuracy, float", "channels", "parameters", "parameters that are not 0"]
 
 
 def test_a_ratio_of_bounds_is_one(document):
@@ -255,6 +366,16 @@ def test_a_ratio_of_bounds_is_one(document):
     assert "pruned / dense ≥" in cards[0, 1]
     assert "pruned / dense of the bounds:" in cards[1, 1]
     assert not any(sign in cards[0, 0] for sign in ("≤", "≥", "bounds"))
+
+
+def test_the_table_says_of_the_ratio_of_cores_what_the_card_says(document):
+    for bounds, sign in (((1, 0), "≤ "), ((0, 1), "≥ "), ((1, 1), "of the bounds: "), ((0, 0), "")):
+        document["comparison"]["lower_bound"] = dict(zip(("dense", "pruned"), map(bool, bounds), strict=True))
+        table = render(document).split('class="figures"')[1].split("</table>")[0]
+        [row] = [row for row in table.split("<tr>") if ">neurocores<" in row]
+        ratio = re.sub(r"<[^>]*>", "", re.findall(r"<td>(.*?)</td>", row, re.DOTALL)[2])
+        assert re.fullmatch(rf"{sign}[\d.]+", ratio)
+        assert table.count("≤") + table.count("≥") == sum(bounds) + (sign in ("≤ ", "≥ "))
 
 
 def render_cards(document, dense, pruned):
@@ -296,6 +417,188 @@ def test_what_was_verified_is_said(document):
     page = Reader(render(document))
     assert "dense: not verified: it does not fit the chip" in page.text
     assert "pruned: 0 mismatches against Lava in 12,288 values (32 samples)" in page.text
+
+
+def test_a_comparison_with_lava_says_what_it_compared(document):
+    text = Reader(render(document)).text
+    assert "every spike of every layer and the read-out's potential compared with the simulator" in text
+    assert "every value" not in text
+
+
+@pytest.mark.parametrize(
+    ("found", "said"),
+    [
+        (
+            {"drop_before": 1.5, "drop": 0.25, "epochs": 1},
+            "dense: 1 epoch of fine-tuning in integers took what the chip loses on training samples from 1.50 to 0.25",
+        ),
+        ({"drop_before": 1.5, "drop": 0.25, "epochs": 3}, "dense: 3 epochs of fine-tuning in integers took what"),
+        (
+            {"drop_before": 0.1, "drop": 0.1, "epochs": 0},
+            "dense: no fine-tuning in integers took place; on training samples the chip loses 0.10 points.",
+        ),
+    ],
+)
+def test_fine_tuning_says_what_it_did(document, found, said):
+    document["arms"]["dense"]["calibration"] |= found
+    assert said in Reader(render(document)).text
+
+
+def chart_of(document, key):
+    """What a chart says, its table, and its traces."""
+    html = render(document)
+    words = next(attrs["aria-label"] for _, attrs in Reader(html).tags if attrs.get("data-chart") == key)
+    article = html.split(f'data-chart="{key}"')[1]
+    rows = re.findall(r"<tr>(.*?)</tr>", article[: article.index("</table>")], re.DOTALL)
+    cells = [re.findall(r"<t[hd][^>]*>(.*?)</t[hd]>", row) for row in rows]
+    return words, cells, script_data(html)["charts"][key]
+
+
+def logged(kept, first=1, **more):
+    return [
+        {"epoch": first + place, "test_accuracy": 0.5, "pruning": {"kept": counts, **more}}
+        for place, counts in enumerate(kept)
+    ]
+
+
+def test_channels_kept_begin_with_all_and_are_shares_of_all(document):
+    kept = [{"a": 20, "b": 64}, {"a": 15, "b": 62}, {"a": 16, "b": 54}]
+    document["arms"]["pruned"]["log"] = logged(kept, of={"a": 80, "b": 96})
+    words, table, chart = chart_of(document, "kept-epochs")
+    assert words == "From 176 channels to 70 after epoch 3 (84 after epoch 1)."
+    assert table == [
+        ["epoch", "a", "b", "all"],
+        ["0", "80", "96", "176"],
+        ["1", "20", "64", "84"],
+        ["2", "15", "62", "77"],
+        ["3", "16", "54", "70"],
+    ]
+    assert chart["title"] == "Channels kept, epoch by epoch"
+    assert [trace["x"] for trace in chart["data"]] == [[0, 1, 2, 3]] * 2
+    assert chart["data"][0]["y"] == [100, 25, 18.75, 20]
+    assert chart["data"][1]["customdata"][1] == ["64 of 96"]
+
+
+def test_a_map_of_channels_shows_shares_of_all(document):
+    kept = {f"layer{place}": 10 for place in range(8)}
+    document["arms"]["pruned"]["log"] = logged([kept], of=dict.fromkeys(kept, 40))
+    _, _, chart = chart_of(document, "kept-epochs")
+    assert chart["data"][0]["z"] == [[100, 25]] * 8
+
+
+def test_channels_pruned_once_have_one_point(document):
+    document["arms"]["pruned"]["log"] = logged([{"a": 20}], first=0, of={"a": 80})
+    words, _, chart = chart_of(document, "kept-epochs")
+    assert words == "From 80 channels to 20, pruned once without training."
+    assert (chart["data"][0]["x"], chart["data"][0]["y"]) == ([0], [25])
+
+
+@pytest.mark.parametrize("layers", [2, 8])
+def test_weights_kept_are_called_weights(document, layers):
+    kept = [{f"layer{place}": count for place in range(layers)} for count in (1000, 0, 250)]
+    document["arms"]["pruned"]["log"] = logged(kept)
+    words, _, chart = chart_of(document, "kept-epochs")
+    assert chart["title"] == "Weights kept, epoch by epoch"
+    assert words == f"{1000 * layers:,} weights on after epoch 1, {250 * layers:,} after epoch 3."
+    assert "channels" not in json.dumps(chart)
+    shares = chart["data"][0]["y" if layers == 2 else "z"]
+    assert (shares if layers == 2 else shares[0]) == [100, 0, 25]
+
+
+def test_a_layer_without_weights_has_no_share_and_no_error(document):
+    document["arms"]["pruned"]["log"] = logged([{"a": 0, "b": 5}])
+    words, _, chart = chart_of(document, "kept-epochs")
+    assert words == "5 weights on after epoch 1."
+    assert chart["data"][0]["y"] == [0]
+
+
+def test_a_network_that_was_not_trained_here_is_said_to_be_as_it_was_brought(document):
+    document["arms"]["dense"]["log"] = [{"epoch": 0, "test_accuracy": 0.9}]
+    words, _, _ = chart_of(document, "accuracy-epochs")
+    assert words == "Test accuracy: dense 90.00 % as it was brought and pruned 90.00 % after epoch 10."
+    document["arms"]["pruned"]["log"] = [{"epoch": 0, "test_accuracy": 0.8, "pruning": {"kept": {"a": 1}}}]
+    words, _, _ = chart_of(document, "accuracy-epochs")
+    assert words == "Test accuracy: dense 90.00 % as it was brought and pruned 80.00 % pruned once, without training."
+
+
+def test_the_mean_firing_rate_is_that_of_the_layers_that_fire(document):
+    """A read-out is updated like the others and never fires: with it the mean would be lower."""
+    for arm in document["arms"].values():
+        arm["evaluation"]["counts"]["layers"] = [
+            {**arm["evaluation"]["counts"]["layers"][0], "name": name, "spikes": spikes, "updates": updates}
+            for name, spikes, updates in (("a", 30, 100), ("b", 10, 300), ("out", 0, 600))
+        ]
+        arm["layers"] = [{**arm["layers"][0], "name": "out", "readout": True}]
+    words, table, _ = chart_of(document, "rates")
+    assert words == "Over all layers that fire 10 % in the dense network and 10 % in the pruned network."
+    assert [row[0] for row in table] == ["layer", "a", "b"]
+
+
+def test_a_network_of_a_read_out_alone_has_no_firing_rate(document):
+    for arm in document["arms"].values():
+        arm["layers"] = [{**layer, "readout": True} for layer in arm["layers"]]
+    page = Reader(render(document))
+    assert "no layer of these networks fires" in page.text
+    assert not any(attrs.get("data-chart") == "rates" for _, attrs in page.tags)
+
+
+@pytest.mark.parametrize(("cores", "said"), [(1, "1 core holds"), (5, "5 cores hold")])
+def test_one_chip_is_called_by_its_title(make_document, cores, said):
+    document = make_document(1, cores=cores)
+    words, _, chart = chart_of(document, "floor-dense-0")
+    assert words.startswith(f"Intel Loihi 2, one chip: {said} the dense network, {128 - cores} are free. The fullest ")
+    assert chart["title"] == f"dense: {cores} core{'s' if cores > 1 else ''}"
+    assert "dense against pruned, on Intel Loihi 2, one chip" in Reader(render(document)).text
+
+
+def test_several_chips_are_not_called_one(make_document):
+    document = make_document(2, cores=300)
+    assert "one chip" not in Reader(render(document)).text
+    for chip, used in enumerate((128, 128, 44)):
+        words, _, chart = chart_of(document, f"floor-dense-{chip}")
+        said = f"Chip {chip + 1} of 3: {used} of the dense network's cores are on this chip, {128 - used} are free. "
+        assert words.startswith(said)
+        assert chart["title"] == f"dense: 300 cores, chip {chip + 1} of 3"
+    assert "dense against pruned, on chips of type loihi2" in Reader(render(document)).text
+
+
+def test_networks_in_floats_are_on_no_chip(floats_document, make_document):
+    page = Reader(render(floats_document))
+    assert "Loihi" not in page.text
+    assert "dense against pruned" in page.text
+    floats_document["arms"]["pruned"]["floor"] = make_document()["arms"]["pruned"]["floor"]  # one of them could be
+    page = Reader(render(floats_document))
+    assert "dense against pruned, on" not in page.text
+    assert "The mesh of Intel Loihi 2, one chip: " in page.text
+
+
+def test_the_threshold_that_is_drawn_is_called_the_chips(document):
+    traces = script_data(render(document))["forms"]["inside"]["data"]
+    assert [trace["name"] for trace in traces if "threshold" in trace.get("name", "")] == ["chip's threshold"]
+
+
+def test_one_of_something_is_not_said_in_the_plural(make_document):
+    document = make_document(1, cores=1)
+    comparison = document["comparison"]
+    for arm in ("dense", "pruned"):
+        comparison[arm] |= {"test_samples": 1, "cores": 1, "channels": 1}
+        document["arms"][arm]["verification"] |= {"samples": 1, "steps": 1, "mismatches": 1}
+        document["arms"][arm]["evaluation"]["agreement"] |= {"samples": 1, "compared": 1}
+    found = f"{Reader(render(document)).text} {comparison_table(comparison)}"
+    several = r"\b1 (?:test samples|samples|steps|cores|mismatches|epochs|neurons|chips)\b"
+    assert re.findall(several, found) == []
+    assert len(re.findall(r"\b1 test sample\b", found)) >= 5
+
+
+def test_no_more_free_cores_are_drawn_than_there_are_to_use(document):
+    """Some chips keep cores of their mesh to themselves: here the last 8 of 128, at the end of the serpentine."""
+    document["arms"]["dense"]["floor"]["cores_per_chip"] = 120
+    words, _, chart = chart_of(document, "floor-dense-0")
+    assert "5 cores hold the dense network, 115 are free" in words
+    free = chart["data"][0]
+    assert len(free["x"]) == 115
+    lowest = [x for x, base in zip(free["x"], free["base"], strict=True) if base == max(free["base"])]
+    assert min(lowest) > 4, "the fourth row runs from right to left and ends before its last two tiles"
 
 
 def test_every_chart_is_told_in_words_and_in_a_table(document):

@@ -131,6 +131,7 @@ def test_potentials_are_those_after_the_reset_in_the_float_models_units(
                 n = trace["neuron"]
                 v = records[layer["name"]]["v"][row].reshape(4, -1)[:, n]
                 assert trace["threshold"] == pytest.approx(integers.threshold / integers.scale)
+                assert 1 - 1 / integers.scale < trace["threshold"] <= 1 + 1e-6  # the chip's; the float one is 1
                 assert trace["chip"] == pytest.approx((v / (64 * integers.scale)).tolist(), rel=1e-5)
                 floats = potentials[layer["name"]][:, row].flatten(1)[:, n]
                 assert trace["float"] == pytest.approx(floats.tolist(), rel=1e-4, abs=1e-5)

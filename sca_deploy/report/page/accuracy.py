@@ -7,6 +7,7 @@ from typing import Any
 
 import plotly.graph_objects as go
 
+from sca_deploy.report.figures import in_percent
 from sca_deploy.report.page.chart import (
     ARM_COLOURS,
     ARM_DASHES,
@@ -60,12 +61,13 @@ def over_epochs(document: Mapping[str, Any]) -> Chart | Missing:
     figure.update_xaxes(counted_axis("epoch", epochs[0], epochs[-1]))
     figure.update_yaxes(title="test accuracy, %")
     rows = [(str(epoch), *(_percent(tested.get(arm, {}).get(epoch)) for arm in ARMS)) for epoch in epochs]
-    ends = [f"{arm} {_percent(curve[max(curve)])} after epoch {max(curve)}" for arm, curve in tested.items()]
+    ends = [f"{arm} {_percent(curve[max(curve)])} {_after(document, arm, max(curve))}" for arm, curve in tested.items()]
     return Chart(
         key="accuracy-epochs",
         title=title,
         labels=("measured",),
-        note="The float networks on the test set, run in torch at the end of each epoch.",
+        note="The float networks on the test set, run in torch at the end of each epoch."
+        + (" Epoch 0 is before any training." if epochs[0] == 0 else ""),
         says=f"Test accuracy: {listed(ends)}.",
         figure=plain(figure),
         numbers=Numbers(("epoch", *ARMS), rows),
@@ -109,7 +111,8 @@ def over_steps(document: Mapping[str, Any]) -> Chart | Missing:
         for step in range(steps)
     ]
     ends = [
-        f"{arm} {kind} {_percent(curve[0])} after one step and {_percent(curve[-1])} after {len(curve)}"
+        f"{arm} {kind} {_percent(curve[0])} after one step"
+        + (f" and {_percent(curve[-1])} after {len(curve)}" if len(curve) > 1 else "")
         for (arm, kind), curve in curves.items()
     ]
     return Chart(
@@ -126,4 +129,12 @@ def over_steps(document: Mapping[str, Any]) -> Chart | Missing:
 
 
 def _percent(value: float | None) -> str:
-    return "-" if value is None else f"{100 * value:.2f} %"
+    return "-" if value is None else in_percent(value)[0]
+
+
+def _after(document: Mapping[str, Any], arm: str, epoch: int) -> str:
+    """When a network was tested; epoch 0 is one that was not trained here."""
+    if epoch:
+        return f"after epoch {epoch}"
+    pruned = any(entry.get("pruning") for entry in document["arms"][arm]["log"])
+    return "pruned once, without training" if pruned else "as it was brought"

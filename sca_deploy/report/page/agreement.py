@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from sca_deploy.report.figures import counted, percent
 from sca_deploy.report.page.chart import (
     ARMS,
     Chart,
@@ -14,7 +15,6 @@ from sca_deploy.report.page.chart import (
     bars_by_layer,
     listed,
     ordered,
-    percent,
     why_missing,
 )
 
@@ -31,7 +31,7 @@ class Table:
 
 
 def differing_spikes(document: Mapping[str, Any]) -> Chart | Missing:
-    """The share of spikes in which float network and chip differ, layer by layer."""
+    """The share of values (neuron, step, sample) in which float network and chip differ, layer by layer."""
     title = "Float network against chip"
     found = {
         arm: evaluation["agreement"]
@@ -45,10 +45,10 @@ def differing_spikes(document: Mapping[str, Any]) -> Chart | Missing:
     layers = {arm: {layer["name"]: layer for layer in of_arm["layers"]} for arm, of_arm in found.items()}
     shown = {arm: {name: percent(share) for name, share in of_arm.items()} for arm, of_arm in shares.items()}
     alike = [
-        f"{percent(of_arm['same_answer'])} of {of_arm['samples']:,} test samples ({arm})"
+        f"{round(of_arm['same_answer'] * of_arm['samples']):,} of {counted(of_arm['samples'], 'test sample')} ({arm})"
         for arm, of_arm in found.items()
     ]
-    compared = listed(ordered(f"{of_arm['compared']:,}" for of_arm in found.values()))
+    compared = ordered(_first(of_arm["compared"]) for of_arm in found.values())
     head = ["layer"]
     rows = []
     for arm in found:
@@ -65,17 +65,21 @@ def differing_spikes(document: Mapping[str, Any]) -> Chart | Missing:
         key="differ",
         title=title,
         labels=("measured", "simulated"),
-        note="The share of values (neuron, step, sample) in which the chip fires and the float network does not, or "
-        f"the other way round, over the first {compared} test samples. What a layer differs in, the next ones inherit.",
+        note="The share of values (neuron, step, sample) in which one fires and the other does not, over the first "
+        f"{listed(compared)}. What a layer differs in, the next ones inherit.",
         says=f"Float network and chip give the same answer for {listed(alike)}.",
         figure=bars_by_layer(
             {arm: {name: 100 * share for name, share in of_arm.items()} for arm, of_arm in shares.items()},
             shown,
-            "% of spikes that differ",
+            "% of (neuron, step) values that differ",
         ),
         numbers=Numbers(head, rows),
         remarks=[f"Same answer from float network and chip: {which}." for which in alike] + remarks,
     )
+
+
+def _first(samples: int) -> str:
+    return counted(samples, "test sample") if samples > 1 else "test sample"
 
 
 def calibration(document: Mapping[str, Any]) -> Table | Missing:
@@ -97,20 +101,25 @@ def calibration(document: Mapping[str, Any]) -> Table | Missing:
         for arm, report in found.items()
         for layer in report["layers"]
     ]
-    drops = tuple(
-        f"{arm}: {report['epochs']} epochs of fine-tuning in integers took what the chip loses on training samples "
-        f"from {report['drop_before']:.2f} to {report['drop']:.2f} points."
-        for arm, report in found.items()
-        if "drop" in report
-    )
+    drops = tuple(f"{arm}: {_finetuned(report)}" for arm, report in found.items() if "drop" in report)
     return Table(
         title=title,
         labels=("simulated",),
         note="A scale is how many integer units stand for 1 of the float model. The largest that fits the chip is not "
-        "always the best: shown is the share of spikes that differ from the float network's at either, on training "
-        "samples (for a read-out the mean error of its potential, relative to its spread).",
+        "always the best: shown is the share of values (neuron, step, sample) in which one fires and the other does "
+        "not, at either, on training samples (for a read-out the mean error of its potential, relative to its spread).",
         numbers=Numbers(("layer", "network", "largest", "chosen", "differ at the largest", "at the chosen"), rows, 2),
         remarks=(*drops, *remarks),
+    )
+
+
+def _finetuned(report: Mapping[str, Any]) -> str:
+    """What fine-tuning in integers did; after 0 epochs it was not needed or broke off at once, which is not logged."""
+    if report["epochs"] == 0:
+        return f"no fine-tuning in integers took place; on training samples the chip loses {report['drop']:.2f} points."
+    return (
+        f"{counted(report['epochs'], 'epoch')} of fine-tuning in integers took what the chip loses on training samples "
+        f"from {report['drop_before']:.2f} to {report['drop']:.2f} points."
     )
 
 
@@ -127,15 +136,15 @@ def verification(document: Mapping[str, Any]) -> Table | Missing:
         for layer in report["layers"]
     ]
     seconds = tuple(
-        f"{arm}: {report['samples']:,} samples of {report['steps']:,} steps; Lava took {report['lava_seconds']:.2f} s, "
-        f"the simulator {report['simulator_seconds']:.3f} s."
+        f"{arm}: {counted(report['samples'], 'sample')} of {counted(report['steps'], 'step')}; "
+        f"Lava took {report['lava_seconds']:.2f} s, the simulator {report['simulator_seconds']:.3f} s."
         for arm, report in found.items()
     )
     return Table(
         title=title,
         labels=("simulated",),
-        note="The exported network run by Lava's own processes, every value of every layer compared with the "
-        "simulator.",
+        note="The exported network run by Lava's own processes: every spike of every layer and the read-out's "
+        "potential compared with the simulator.",
         numbers=Numbers(("layer", "network", "values compared", "spikes", "mismatches"), rows, 2),
         remarks=(*seconds, *remarks),
     )
@@ -149,8 +158,8 @@ def verified(document: Mapping[str, Any]) -> list[str]:
         if report:
             values = sum(layer["values"] for layer in report["layers"])
             lines.append(
-                f"{arm}: {report['mismatches']:,} mismatches against Lava in {values:,} values "
-                f"({report['samples']:,} samples)"
+                f"{arm}: {counted(report['mismatches'], 'mismatch', 'mismatches')} against Lava in "
+                f"{counted(values, 'value')} ({counted(report['samples'], 'sample')})"
             )
         else:
             reason = document["arms"][arm]["missing"].get("verification", "there is no verify.json")

@@ -173,14 +173,6 @@ def ordered(*names: Iterable[str]) -> list[str]:
     return list(dict.fromkeys(name for some in names for name in some))
 
 
-def percent(share: float) -> str:
-    """A share of 1 in percent, to three digits."""
-    value = 100 * share
-    if value == 0 or value >= 100:
-        return f"{value:.0f} %"
-    return f"{value:.3g} %"
-
-
 def bars_by_layer(
     values: Mapping[str, Mapping[str, float]],
     shown: Mapping[str, Mapping[str, str]],

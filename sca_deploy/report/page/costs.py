@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from sca_deploy.report.figures import number
+from sca_deploy.report.figures import number, percent
 from sca_deploy.report.page.chart import (
     ARMS,
     Chart,
@@ -14,7 +14,6 @@ from sca_deploy.report.page.chart import (
     bars_by_layer,
     listed,
     ordered,
-    percent,
     why_missing,
 )
 
@@ -36,7 +35,15 @@ def firing_rates(document: Mapping[str, Any]) -> Chart | Missing:
         for arm, of_arm in counts.items()
     }
     shown = {arm: {layer: percent(rate) for layer, rate in of_arm.items()} for arm, of_arm in rates.items()}
-    whole = {arm: of_arm["total"]["spikes"] / of_arm["total"]["updates"] for arm, of_arm in counts.items()}
+    if not any(rates.values()):
+        return Missing(title, ["no layer of these networks fires"])
+    firing = {arm: [layer for layer in counts[arm]["layers"] if layer["name"] in rates[arm]] for arm in rates}
+    whole = {
+        arm: sum(layer["spikes"] for layer in layers) / sum(layer["updates"] for layer in layers)
+        for arm, layers in firing.items()
+        if layers
+    }
+    in_all = [f"{percent(rate)} in the {arm} network" for arm, rate in whole.items()]
     spikes = {
         arm: {layer["name"]: number(layer["spikes"] / of_arm["samples"]) for layer in of_arm["layers"]}
         for arm, of_arm in counts.items()
@@ -47,7 +54,7 @@ def firing_rates(document: Mapping[str, Any]) -> Chart | Missing:
         labels=("simulated",),
         note="The share of a layer's neurons that fire in a time step, on the simulated chip: spikes / (neurons, times "
         "steps, times test samples). A read-out does not fire and is left out.",
-        says=f"Over all layers {listed([f'{percent(rate)} in the {arm} network' for arm, rate in whole.items()])}.",
+        says=f"Over all layers that fire {listed(in_all)}.",
         figure=bars_by_layer(
             {arm: {layer: 100 * rate for layer, rate in of_arm.items()} for arm, of_arm in rates.items()},
             shown,

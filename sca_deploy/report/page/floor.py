@@ -9,7 +9,8 @@ from typing import Any
 
 import plotly.graph_objects as go
 
-from sca_deploy.report.page.chart import ARMS, Chart, Missing, Numbers, escaped, ordered, percent, plain, why_missing
+from sca_deploy.report.figures import counted, percent
+from sca_deploy.report.page.chart import ARMS, Chart, Missing, Numbers, escaped, ordered, plain, why_missing
 
 FILLS = 8
 """Colours of layers in style.css, used again from the first; the letters tell layers apart."""
@@ -53,6 +54,13 @@ def floors(document: Mapping[str, Any]) -> dict[str, list[Chart] | Missing]:
     }
 
 
+def chip_shown(document: Mapping[str, Any]) -> str:
+    """What the networks run on. The chip file's title speaks of one chip, and is not for several."""
+    chip: Mapping[str, str] = document["chip"]
+    several = any(floor["chips"] > 1 for floor in _floors(document).values())
+    return f"chips of type {chip['name']}" if several else chip["title"]
+
+
 def legend(document: Mapping[str, Any]) -> list[dict[str, Any]]:
     """What the letters mean: for every layer its letter, colour and what it takes in each arm, in words."""
     found, letters = _floors(document), letters_of(document)
@@ -62,8 +70,7 @@ def legend(document: Mapping[str, Any]) -> list[dict[str, Any]]:
         takes = []
         for arm, floor in found.items():
             takes += [
-                f"{arm}: {part['cores']:,} core{'s' if part['cores'] != 1 else ''}, {_words(part['binding'])} "
-                f"{_range(part['fill'])}"
+                f"{arm}: {counted(part['cores'], 'core')}, {_words(part['binding'])} {_range(part['fill'])}"
                 for part in floor["layers"]
                 if part["name"] == layer
             ]
@@ -72,8 +79,8 @@ def legend(document: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def _range(fill: Sequence[float]) -> str:
-    low, high = (f"{100 * end:.0f}" for end in fill)
-    return f"{high} %" if low == high else f"{low} to {high} %"
+    low, high = map(percent, fill)
+    return high if low == high else f"{low} to {high}"
 
 
 def _floors(document: Mapping[str, Any]) -> dict[str, Any]:
@@ -87,39 +94,58 @@ def _chips(arm: str, floor: Mapping[str, Any], letters: Letters) -> list[Chart]:
         cores = [core for core in floor["cores"] if core["chip"] == chip]
         least = "at least " if floor["lower_bound"] else ""
         of_chips = f", chip {chip + 1} of {floor['chips']:,}" if floor["chips"] > 1 else ""
-        free = floor["cores_per_chip"] - len(cores)
         fullest = max(cores, key=lambda core: core["fill"])
         charts.append(
             Chart(
                 key=f"floor-{arm}-{chip}",
-                title=f"{arm}: {least}{floor['used']:,} core{'s' if floor['used'] != 1 else ''}{of_chips}",
+                title=f"{arm}: {least}{counted(floor['used'], 'core')}{of_chips}",
                 labels=("estimated",),
                 note="",
-                says=f"{floor['title']}{of_chips}: {len(cores)} cores hold the {arm} network, {free} are free. The "
-                f"fullest is core {fullest['index']} of {fullest['layer']}, with {percent(fullest['fill'])} of its "
-                f"{_words(fullest['binding'])}.",
+                says=f"{_holds(arm, floor, chip, len(cores))}. The fullest is core {fullest['index']} of "
+                f"{fullest['layer']}, with {percent(fullest['fill'])} of its {_words(fullest['binding'])}.",
                 figure=_drawn(floor, cores, letters),
                 numbers=_numbers(cores, letters),
-                remarks=[f"{floor['truncated']:,} cores on further chips are not drawn."]
-                if floor["truncated"] and chip == drawn[-1]
-                else [],
+                remarks=_left_out(floor["truncated"]) if chip == drawn[-1] else [],
             )
         )
     return charts
+
+
+def _left_out(cores: int) -> list[str]:
+    are = "is" if cores == 1 else "are"
+    return [f"{counted(cores, 'core')} on further chips {are} not drawn."] if cores else []
+
+
+def _holds(arm: str, floor: Mapping[str, Any], chip: int, used: int) -> str:
+    """Cores of a chip that a network takes, and those it leaves."""
+    free = floor["cores_per_chip"] - used
+    are_free = f"{free:,} {'is' if free == 1 else 'are'} free"
+    if floor["chips"] > 1:
+        are_here = f"{used:,} of the {arm} network's cores {'is' if used == 1 else 'are'} on this chip"
+        return f"Chip {chip + 1} of {floor['chips']:,}: {are_here}, {are_free}"
+    hold = "holds" if used == 1 else "hold"
+    return f"{floor['title']}: {counted(used, 'core')} {hold} the {arm} network, {are_free}"
+
+
+def _free(floor: Mapping[str, Any], cores: Sequence[Mapping[str, Any]]) -> list[tuple[int, int, int]]:
+    """(x, y, slot) of as many free cores as the chip has to use, in the order in which cores are placed."""
+    taken = {(core["x"], core["y"], core["slot"]) for core in cores}
+    columns = range(floor["columns"])
+    free = [
+        (x, y, slot)
+        for y in range(floor["rows"])
+        for x in (reversed(columns) if y % 2 else columns)
+        for slot in range(floor["cores_per_tile"])
+        if (x, y, slot) not in taken
+    ]
+    return free[: max(0, floor["cores_per_chip"] - len(cores))]
 
 
 def _drawn(floor: Mapping[str, Any], cores: Sequence[Mapping[str, Any]], letters: Letters) -> dict[str, Any]:
     """Cells of the mesh: an outline each, filled from below as far as its fullest budget is used."""
     wide = ceil(sqrt(floor["cores_per_tile"]))
     high = ceil(floor["cores_per_tile"] / wide)
-    taken = {(core["x"], core["y"], core["slot"]) for core in cores}
-    free = [
-        (x, y, slot)
-        for y in range(floor["rows"])
-        for x in range(floor["columns"])
-        for slot in range(floor["cores_per_tile"])
-        if (x, y, slot) not in taken
-    ]
+    free = _free(floor, cores)
 
     def place(x: int, y: int, slot: int) -> tuple[float, float]:
         return x * (wide + GAP) + slot % wide, y * (high + GAP) + slot // wide
@@ -176,7 +202,7 @@ def _cells(spots: Sequence[tuple[float, float]], fills: Sequence[float]) -> dict
 
 
 def _hover(core: Mapping[str, Any]) -> str:
-    lines = [f"<b>{escaped(core['layer'])}, core {core['index']}</b>", f"{core['neurons']:,} neurons"]
+    lines = [f"<b>{escaped(core['layer'])}, core {core['index']}</b>", counted(core["neurons"], "neuron")]
     for budget, (used, limit) in core["use"].items():
         line = f"{_words(budget)} {used:,} of {limit:,}"
         lines.append(f"<b>{line}, binding: {percent(core['fill'])}</b>" if budget == core["binding"] else line)

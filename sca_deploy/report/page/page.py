@@ -75,7 +75,8 @@ def _parts(document: Mapping[str, Any]) -> dict[str, Any]:
     floors = floor.floors(document)
     no_samples = samples.missing(document)
     return {
-        "chip": document["chip"],
+        "lowered": "cores" in comparison["dense"],
+        "on_chip": floor.chip_shown(document),
         "sentence": verdict.sentence(comparison),
         "cards": verdict.cards(comparison),
         "rows": verdict.rows(comparison),

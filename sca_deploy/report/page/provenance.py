@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from sca_deploy.report.figures import percent
 from sca_deploy.report.page.agreement import Table
 from sca_deploy.report.page.chart import ARMS, Missing, Numbers, why_missing
 
@@ -81,7 +82,7 @@ def integers(document: Mapping[str, Any]) -> Table | Missing:
             layer["synapse"],
             "x".join(f"{side:,}" for side in layer["shape"]),
             f"{layer['weights']:,}",
-            f"{100 * layer['zero_weights']:.0f} %",
+            percent(layer["zero_weights"]),
             f"{layer['weight_max']:,}",
             f"{layer['bias_max']:,}",
             "read-out" if layer["readout"] else f"{layer['threshold']:,}",

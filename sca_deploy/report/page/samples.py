@@ -98,7 +98,7 @@ def picture(image: Mapping[str, Any]) -> str:
     channels, height, width = image["shape"]
     values = np.asarray(image["values"], np.float64).reshape(channels, height, width)
     values = values / max(float(np.abs(values).max(initial=0)), 1e-12)
-    if channels == 2:  # events that darken and that brighten, the darker the more of them
+    if channels == 2:  # where the pixel has become brighter, and darker: the more events, the more ink
         blue, orange = np.array([0, 114, 178]), np.array([213, 94, 0])
         inks = values[0][..., None] * (255 - blue) + values[1][..., None] * (255 - orange)
         pixels = 255 - inks
@@ -167,10 +167,10 @@ def _inside() -> dict[str, Any]:
     figure.add_scatter(
         row=2,
         col=1,
-        name="threshold",
+        name="chip's threshold",
         mode="lines",
         line=dict(color="var(--ink-soft)", dash="dash", width=2),
-        hovertemplate="threshold %{y:.4g}<extra></extra>",
+        hovertemplate="chip's threshold %{y:.4g}<extra></extra>",
     )
     for name, colour, symbol in (
         ("chip fires", "var(--on-chip)", "triangle-down"),

@@ -144,6 +144,10 @@
   const chooser = document.getElementById("chooser");
   if (chooser) inside(chooser);
 
+  function counted(count, one) {
+    return `${count.toLocaleString("en")} ${one}${count === 1 ? "" : "s"}`;
+  }
+
   function inside(form) {
     const boxes = { inside: document.getElementById("inside"), readout: document.getElementById("readout") };
     const words = document.getElementById("sample-words");
@@ -176,10 +180,9 @@
         return;
       }
       const answer = `Test sample ${fields.sample.value} shows class ${sample.label}: the chip answers ${sample.answer_chip}, the float network ${sample.answer_float}.`;
-      const count = layer ? layer.spikes.toLocaleString("en") : "";
-      const all = layer && layer.shown.length < layer.neurons ? ` Drawn are ${layer.shown.length} of its neurons, from the busiest to the least busy that fires.` : "";
+      const all = layer && layer.shown.length < layer.neurons ? ` Drawn are ${layer.shown.length} of its neurons, from the busiest to the least busy that fires, and silent ones where these are fewer.` : "";
       words.textContent = layer
-        ? `${answer} The ${layer.neurons.toLocaleString("en")} neurons of layer ${layer.name} fire ${count} times in ${steps} steps.${all}`
+        ? `${answer} Spikes of layer ${layer.name} (${counted(layer.neurons, "neuron")}) in ${counted(steps, "step")}: ${layer.spikes.toLocaleString("en")}.${all}`
         : answer;
       boxes.inside.setAttribute("aria-label", `Spike raster and membrane trace. ${words.textContent}`);
       boxes.readout.setAttribute("aria-label", readoutWords());
