@@ -7,6 +7,7 @@ from pathlib import Path
 
 import click
 
+from sca_deploy.console import columns
 from sca_deploy.errors import UsageError
 from sca_deploy.options import PATH, Options, common
 
@@ -39,4 +40,4 @@ def study(
     folder = output or Path("runs") / "studies" / plan.name
     place = results or folder / "results"
     summary = run_study(plan, folder, place, options.console(), jobs)
-    options.result(summary, f"{study_table(summary)}\n\nwritten: {place}")
+    options.result(summary, f"{study_table(summary, columns())}\n\nwritten: {place}")

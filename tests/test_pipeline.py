@@ -293,7 +293,7 @@ def test_a_run_of_another_config_is_not_overwritten(digits_run):
         (("--epochs", 5), "train.epochs 6, not 5"),
         (("--epochs", 6, "--seed", 3), "seed 0, not 3"),
         (("--epochs", 6, "--method", "random", "--keep", 0.5), "prune.method sca, not random"),
-        (("--epochs", 6, "--data-folder", "/"), "data.folder '', not /"),
+        (("--epochs", 6, "--score", "rate"), "prune.score '', not rate"),
     ):
         done = sca_deploy("run", "digits", *flags, "-o", digits_run)
         assert done.returncode == 2
