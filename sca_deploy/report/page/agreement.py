@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from sca_deploy.report.figures import counted, percent
+from sca_deploy.report.figures import counted, in_percent, percent
 from sca_deploy.report.page.chart import (
     ARMS,
     Chart,
@@ -95,8 +95,8 @@ def calibration(document: Mapping[str, Any]) -> Table | Missing:
             arm,
             f"{layer['largest']:.1f}",
             f"{layer['chosen']:.1f}",
-            percent(layer["before"]),
-            percent(layer["after"]),
+            in_percent(layer["before"])[0],
+            in_percent(layer["after"])[0],
         )
         for arm, report in found.items()
         for layer in report["layers"]
@@ -105,8 +105,9 @@ def calibration(document: Mapping[str, Any]) -> Table | Missing:
     return Table(
         title=title,
         labels=("simulated",),
-        note="A scale is how many integer units stand for 1 of the float model. The largest that fits the chip is not "
-        "always the best: shown is the share of values (neuron, step, sample) in which one fires and the other does "
+        note="A scale is how many integer units stand for 1 of the float model. The largest at which "
+        "everything fits is not always the best: smaller ones are tried too, and larger ones, which clip what does not "
+        "fit. Shown is the share of values (neuron, step, sample) in which one fires and the other does "
         "not, at either, on training samples (for a read-out the mean error of its potential, relative to its spread).",
         numbers=Numbers(("layer", "network", "largest", "chosen", "differ at the largest", "at the chosen"), rows, 2),
         remarks=(*drops, *remarks),

@@ -43,6 +43,7 @@ def render(document: Mapping[str, Any]) -> str:
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     environment.filters["code"] = _with_code
+    environment.filters["held"] = _held
     environment.tests["missing"] = lambda part: isinstance(part, Missing)
     template = environment.from_string(_text("template.html.j2"))
     library, script = get_plotlyjs(), _text("script.js")
@@ -111,6 +112,7 @@ def _figures(
 def _script_data(figures: Mapping[str, Any], document: Mapping[str, Any]) -> Markup:
     """What the script reads, as JSON that cannot leave its element."""
     data = {
+        "title": document["title"],
         "template": shared_template(),
         "charts": figures,
         "forms": samples.forms(),
@@ -124,12 +126,18 @@ def _script_data(figures: Mapping[str, Any], document: Mapping[str, Any]) -> Mar
 
 def _with_code(text: str) -> Markup:
     """A line with what stands between backquotes as code."""
+    text = _held(text)
     parts = [escape(part) for part in text.split("`")]
     if len(parts) % 2 == 0:  # a backquote without its pair is one of the text's own
         return escape(text)
     return Markup("").join(
         Markup("<code>{}</code>").format(part) if place % 2 else part for place, part in enumerate(parts)
     )
+
+
+def _held(text: str) -> str:
+    """A text whose signs of percent stay on the line of their numbers."""
+    return text.replace(" %", "\u00a0%")
 
 
 def _text(name: str) -> str:

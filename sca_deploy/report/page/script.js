@@ -3,7 +3,9 @@
 (() => {
   const page = document.documentElement;
   const data = JSON.parse(document.getElementById("data").textContent);
-  const PRINT_WIDTH = 660; // pixels: A4 less its margins and those of a panel
+  /* Pixels: A4 less its margins and those of a panel; the style sheet prints the narrow ones at 0.66. */
+  const PRINT_WIDTHS = { ".pair .plot": 460, "#inside": 560, "#readout": 370, ".plot": 660 };
+  const PRINT_ROWS = 8, PRINT_COLUMNS = 7; // longer tables, and wider ones in half a page, stay closed on paper
   const SETTINGS = { displayModeBar: false, responsive: false };
   const touch = matchMedia("(pointer: coarse)").matches;
   const specs = new Map(); // box -> what gives its figure
@@ -32,13 +34,17 @@
   }
 
   function draw(box) {
-    const width = printing ? PRINT_WIDTH : box.clientWidth;
+    const width = printing ? printWidth(box) : box.clientWidth;
     if (!width) return Promise.resolve();
     drawn.set(box, width);
     const spec = coloured(specs.get(box)(), false);
     const layout = { ...spec.layout, template: coloured(data.template, false), width, dragmode: touch ? false : "zoom" };
     if (layout.meta) fitFloor(layout, spec.data);
     return Plotly.react(box, spec.data, layout, SETTINGS);
+  }
+
+  function printWidth(box) {
+    return Object.entries(PRINT_WIDTHS).find(([which]) => box.matches(which))[1];
   }
 
   /* Cells of a chip are squares, and letters as large as they allow. */
@@ -85,17 +91,26 @@
     const chart = button.closest(".chart");
     const box = chart.querySelector(".plot");
     if (button.dataset.does === "reset") draw(box);
-    else save(box, chart.querySelector("h3").firstChild.textContent.trim());
+    else save(box, chart.querySelector("h3"));
   });
 
-  function save(box, title) {
-    const layout = { ...box.layout, paper_bgcolor: colour("var(--surface)"), title: { text: title.replace(/</g, "&lt;") } };
+  /* A picture goes without its page: its title says of what kind its figures are, and of which run. */
+  function save(box, heading) {
+    const labels = [...heading.querySelectorAll(".tag")].map((tag) => tag.textContent).join(", ");
+    const parts = [heading.firstChild.textContent.trim(), `(${labels}) - ${data.title}`];
+    const fits = 10 * parts.join(" ").length < box.layout.width; // pixels of a letter
+    const text = parts.map((part) => part.replace(/&/g, "&amp;").replace(/</g, "&lt;")).join(fits ? " " : "<br>");
+    const layout = { ...box.layout, paper_bgcolor: colour("var(--surface)"), title: { text, font: { size: 18 } } };
     layout.margin = { ...layout.margin, t: 90 };
     layout.height = (layout.height || box.clientHeight) + 80;
     Plotly.downloadImage(
       { data: box.data, layout },
-      { format: "png", scale: 2, width: layout.width, height: layout.height, filename: box.dataset.chart || box.id }
+      { format: "png", scale: 2, width: layout.width, height: layout.height, filename: fileName(box) }
     );
+  }
+
+  function fileName(box) {
+    return `${data.title}-${box.dataset.chart || box.id}`.replace(/[^\p{L}\p{N}.-]+/gu, "_");
   }
 
   // Light and dark.
@@ -116,10 +131,15 @@
   system.addEventListener("change", showTheme);
   showTheme();
 
-  // Print: light, everything open, every chart drawn as wide as the paper.
+  // Print: light, short tables open, every chart drawn as wide as its place on the paper.
   function prepare() {
     if (printing) return;
-    const closed = [...document.querySelectorAll("details:not([open])")];
+    const closed = [...document.querySelectorAll("details:not([open])")].filter(
+      (part) =>
+        !part.closest("#manifest") &&
+        part.querySelectorAll("tbody tr").length <= PRINT_ROWS &&
+        !(part.closest(".pair") && part.querySelectorAll("thead th").length > PRINT_COLUMNS)
+    );
     printing = { closed, theme: page.dataset.theme };
     page.dataset.theme = "light";
     for (const part of closed) part.open = true;
