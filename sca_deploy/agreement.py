@@ -15,7 +15,6 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from sca_deploy.hardware.euler import INTEGRATORS
 from sca_deploy.hardware.program import Program
 from sca_deploy.hardware.simulate import Simulation, simulate
 from sca_deploy.nn.graph_network import GraphNetwork
@@ -45,10 +44,7 @@ class Answers:
 
 def ends_in_potentials(network: Network) -> bool:
     """Whether the logits of a step are potentials, which need not be summed over time."""
-    if not isinstance(network, GraphNetwork):
-        return False
-    walk = network.walk
-    return all(isinstance(walk.nodes[name], INTEGRATORS) for name in walk.sources[walk.output])
+    return isinstance(network, GraphNetwork) and network.integrates
 
 
 def float_answers(network: Network, x: npt.NDArray[np.uint8]) -> Int64:

@@ -90,7 +90,7 @@ class GraphNetwork(nn.Module):
         return self._like.dtype
 
     @property
-    def _integrates(self) -> bool:
+    def integrates(self) -> bool:
         """Whether all that enters the Output are potentials of neurons that never fire."""
         return all(isinstance(self.walk.nodes[name], INTEGRATORS) for name in self.walk.sources[self.walk.output])
 
@@ -123,7 +123,7 @@ class GraphNetwork(nn.Module):
         logits = values[self.walk.output].flatten(2)
         if per_step:
             return logits
-        return len(logits) * logits[-1] if self._integrates else logits.sum(0)
+        return len(logits) * logits[-1] if self.integrates else logits.sum(0)
 
     def norms(self) -> dict[str, Gate]:
         """The gates, which are what can be pruned, by the name of their population."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from sca_deploy.report.figures import counted, in_percent, percent
@@ -12,22 +11,13 @@ from sca_deploy.report.page.chart import (
     Chart,
     Missing,
     Numbers,
+    Table,
     bars_by_layer,
     listed,
     ordered,
+    present,
     why_missing,
 )
-
-
-@dataclass(frozen=True)
-class Table:
-    """A table that stands in the page for itself."""
-
-    title: str
-    labels: tuple[str, ...]
-    note: str
-    numbers: Numbers
-    remarks: tuple[str, ...] = ()
 
 
 def differing_spikes(document: Mapping[str, Any]) -> Chart | Missing:
@@ -35,8 +25,8 @@ def differing_spikes(document: Mapping[str, Any]) -> Chart | Missing:
     title = "Float network against chip"
     found = {
         arm: evaluation["agreement"]
-        for arm in ARMS
-        if (evaluation := document["arms"][arm]["evaluation"]) and evaluation.get("agreement")
+        for arm, evaluation in present(document, "evaluation").items()
+        if evaluation.get("agreement")
     }
     remarks = why_missing(document, "evaluation") + why_missing(document, "agreement")
     if not found:
@@ -85,7 +75,7 @@ def _first(samples: int) -> str:
 def calibration(document: Mapping[str, Any]) -> Table | Missing:
     """What the search for scales gained, layer by layer."""
     title = "Scales of the integers"
-    found = {arm: report for arm in ARMS if (report := document["arms"][arm]["calibration"]) and report.get("layers")}
+    found = {arm: report for arm, report in present(document, "calibration").items() if report.get("layers")}
     remarks = tuple(why_missing(document, "calibration"))
     if not found:
         return Missing(title, remarks or ("the scales of this network were not searched",))
@@ -127,7 +117,7 @@ def _finetuned(report: Mapping[str, Any]) -> str:
 def verification(document: Mapping[str, Any]) -> Table | Missing:
     """Values compared with Lava and how many differ, layer by layer."""
     title = "Verification against Lava"
-    found = {arm: report for arm in ARMS if (report := document["arms"][arm]["verification"])}
+    found = present(document, "verification")
     remarks = tuple(why_missing(document, "verification"))
     if not found:
         return Missing(title, remarks)

@@ -21,6 +21,7 @@ from sca_deploy.report.page.chart import (
     listed,
     ordered,
     plain,
+    present,
     row_ticks,
     told_apart,
     why_missing,
@@ -41,9 +42,7 @@ _STYLES = (
 def kept_by_layer(document: Mapping[str, Any]) -> Chart | Missing:
     """Channels of every layer that can be pruned, dense beside pruned."""
     title = "Channels kept, layer by layer"
-    kept = {
-        arm: found["after"] for arm in ARMS if (found := document["arms"][arm]["compaction"]) and found.get("after")
-    }
+    kept = {arm: found["after"] for arm, found in present(document, "compaction").items() if found.get("after")}
     remarks = why_missing(document, "compaction")
     if not kept:
         return Missing(title, remarks or ["no layer of this network can lose channels"])

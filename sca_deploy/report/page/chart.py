@@ -96,6 +96,17 @@ class Chart:
 
 
 @dataclass(frozen=True)
+class Table:
+    """A table that stands in the page for itself."""
+
+    title: str
+    labels: tuple[str, ...]
+    note: str
+    numbers: Numbers
+    remarks: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class Missing:
     """Words in the place of a chart: its title, and why there is nothing to draw, a line each."""
 
@@ -114,6 +125,17 @@ def shared_template() -> dict[str, Any]:
     """`TEMPLATE` as JSON-able data."""
     template: dict[str, Any] = json.loads(go.Figure(layout=dict(template=TEMPLATE)).to_json())["layout"]["template"]
     return template
+
+
+def present(document: Mapping[str, Any], part: str) -> dict[str, Any]:
+    """A part of the arms that have it, by their names."""
+    return {arm: found for arm in ARMS if (found := document["arms"][arm][part])}
+
+
+def evaluated(document: Mapping[str, Any], part: str) -> tuple[dict[str, Any], list[str]]:
+    """A part of the evaluations of the arms that have one, and why others do not."""
+    found = {arm: evaluation[part] for arm, evaluation in present(document, "evaluation").items()}
+    return found, why_missing(document, "evaluation")
 
 
 def why_missing(document: Mapping[str, Any], part: str, arms: Iterable[str] = ARMS) -> list[str]:

@@ -12,16 +12,16 @@ from sca_deploy.report.page.chart import (
     Missing,
     Numbers,
     bars_by_layer,
+    evaluated,
     listed,
     ordered,
-    why_missing,
 )
 
 
 def firing_rates(document: Mapping[str, Any]) -> Chart | Missing:
     """The share of neurons of each layer that fire in a step, a mean over the test set."""
     title = "Firing rates"
-    counts, remarks = _counts(document)
+    counts, remarks = evaluated(document, "counts")
     if not counts:
         return Missing(title, remarks)
     readouts = {layer["name"] for arm in ARMS for layer in document["arms"][arm]["layers"] if layer["readout"]}
@@ -74,7 +74,7 @@ def firing_rates(document: Mapping[str, Any]) -> Chart | Missing:
 def synops(document: Mapping[str, Any]) -> Chart | Missing:
     """Synaptic operations of each layer for one sample, a mean over the test set."""
     title = "Synaptic operations, layer by layer"
-    counts, remarks = _counts(document)
+    counts, remarks = evaluated(document, "counts")
     if not counts:
         return Missing(title, remarks)
     operations, stored = (
@@ -109,9 +109,3 @@ def synops(document: Mapping[str, Any]) -> Chart | Missing:
         ),
         remarks=remarks,
     )
-
-
-def _counts(document: Mapping[str, Any]) -> tuple[dict[str, dict[str, Any]], list[str]]:
-    """The counts of the arms that have them, and why others do not."""
-    found = {arm: evaluation["counts"] for arm in ARMS if (evaluation := document["arms"][arm]["evaluation"])}
-    return found, why_missing(document, "evaluation")

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from sca_deploy.evaluate import BANDS
 from sca_deploy.report.figures import cell, number
-from sca_deploy.report.page.chart import ARMS, Chart, Missing, Numbers, bars_by_layer, listed, ordered, why_missing
+from sca_deploy.report.page.chart import ARMS, Chart, Missing, Numbers, bars_by_layer, evaluated, listed, ordered
 
 DYNAMIC, STATIC = "dynamic energy", "static energy"
 
@@ -15,7 +15,7 @@ DYNAMIC, STATIC = "dynamic energy", "static energy"
 def by_term(document: Mapping[str, Any]) -> Chart | Missing:
     """Dynamic energy of a sample by what it is spent on."""
     title = "Dynamic energy of a sample, by term"
-    energies, remarks = _parts(document, "energy")
+    energies, remarks = evaluated(document, "energy")
     if not energies:
         return Missing(title, remarks)
     bands = {arm: {term["name"]: term for term in energy["terms"]} for arm, energy in energies.items()}
@@ -40,8 +40,8 @@ def by_term(document: Mapping[str, Any]) -> Chart | Missing:
 def dynamic_and_static(document: Mapping[str, Any]) -> Chart | Missing:
     """What moves against what only waits."""
     title = "Dynamic and static energy of a sample"
-    dynamic, remarks = _parts(document, "energy")
-    static, _ = _parts(document, "static_energy")
+    dynamic, remarks = evaluated(document, "energy")
+    static, _ = evaluated(document, "static_energy")
     if not dynamic or not static:
         return Missing(title, remarks)
     bands = {arm: {DYNAMIC: dynamic[arm], STATIC: static[arm]} for arm in dynamic}
@@ -66,7 +66,7 @@ def dynamic_and_static(document: Mapping[str, Any]) -> Chart | Missing:
 def step_time(document: Mapping[str, Any]) -> Chart | Missing:
     """What the busiest core spends a step on."""
     title = "Time of a step"
-    times, remarks = _parts(document, "step_time")
+    times, remarks = evaluated(document, "step_time")
     if not times:
         return Missing(title, remarks)
     terms = {arm: {term["name"]: term["typical"] / 1000 for term in time["terms"]} for arm, time in times.items()}
@@ -134,9 +134,3 @@ def _typical(band: Mapping[str, float]) -> float:
 
 def _evidence(parts: Mapping[str, Mapping[str, Any]]) -> str:
     return listed(ordered(*(part["evidence"] for part in parts.values())))
-
-
-def _parts(document: Mapping[str, Any], part: str) -> tuple[dict[str, Any], Sequence[str]]:
-    """A part of the evaluations of the arms that have one, and why others do not."""
-    found = {arm: evaluation[part] for arm in ARMS if (evaluation := document["arms"][arm]["evaluation"])}
-    return found, why_missing(document, "evaluation")

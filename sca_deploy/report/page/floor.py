@@ -10,7 +10,7 @@ from typing import Any
 import plotly.graph_objects as go
 
 from sca_deploy.report.figures import counted, percent
-from sca_deploy.report.page.chart import ARMS, Chart, Missing, Numbers, escaped, ordered, plain, why_missing
+from sca_deploy.report.page.chart import ARMS, Chart, Missing, Numbers, escaped, ordered, plain, present, why_missing
 
 FILLS = 8
 """Colours of layers in style.css, used again from the first; the letters tell layers apart."""
@@ -41,12 +41,14 @@ class Letters:
 
 def letters_of(document: Mapping[str, Any]) -> Letters:
     """Letters for the layers of both arms."""
-    return Letters(ordered(*([layer["name"] for layer in floor["layers"]] for floor in _floors(document).values())))
+    return Letters(
+        ordered(*([layer["name"] for layer in floor["layers"]] for floor in present(document, "floor").values()))
+    )
 
 
 def floors(document: Mapping[str, Any]) -> dict[str, list[Chart] | Missing]:
     """For every arm a chart of each of its chips that is listed core by core."""
-    found = _floors(document)
+    found = present(document, "floor")
     letters = letters_of(document)
     return {
         arm: _chips(arm, found[arm], letters) if arm in found else Missing(arm, why_missing(document, "floor", [arm]))
@@ -57,13 +59,13 @@ def floors(document: Mapping[str, Any]) -> dict[str, list[Chart] | Missing]:
 def chip_shown(document: Mapping[str, Any]) -> str:
     """What the networks run on. The chip file's title speaks of one chip, and is not for several."""
     chip: Mapping[str, str] = document["chip"]
-    several = any(floor["chips"] > 1 for floor in _floors(document).values())
+    several = any(floor["chips"] > 1 for floor in present(document, "floor").values())
     return f"chips of type {chip['name']}" if several else chip["title"]
 
 
 def legend(document: Mapping[str, Any]) -> list[dict[str, Any]]:
     """What the letters mean: for every layer its letter, colour and what it takes in each arm, in words."""
-    found, letters = _floors(document), letters_of(document)
+    found, letters = present(document, "floor"), letters_of(document)
     layers = ordered(*([layer["name"] for layer in floor["layers"]] for floor in found.values()))
     rows = []
     for layer in layers:
@@ -81,10 +83,6 @@ def legend(document: Mapping[str, Any]) -> list[dict[str, Any]]:
 def _range(fill: Sequence[float]) -> str:
     low, high = map(percent, fill)
     return high if low == high else f"{low} to {high}"
-
-
-def _floors(document: Mapping[str, Any]) -> dict[str, Any]:
-    return {arm: floor for arm in ARMS if (floor := document["arms"][arm]["floor"])}
 
 
 def _chips(arm: str, floor: Mapping[str, Any], letters: Letters) -> list[Chart]:

@@ -8,8 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from sca_deploy.report.figures import percent
-from sca_deploy.report.page.agreement import Table
-from sca_deploy.report.page.chart import ARMS, Missing, Numbers, why_missing
+from sca_deploy.report.page.chart import Missing, Numbers, Table, present, why_missing
 
 
 @dataclass(frozen=True)
@@ -22,7 +21,7 @@ class Manifest:
 
 def manifests(document: Mapping[str, Any]) -> list[Manifest] | Missing:
     """What each network was made from, and with."""
-    found = {arm: manifest for arm in ARMS if (manifest := document["arms"][arm]["manifest"])}
+    found = present(document, "manifest")
     if not found:
         return Missing("Manifest", why_missing(document, "manifest"))
     return [_manifest(arm, manifest) for arm, manifest in found.items()]
@@ -44,8 +43,8 @@ def configs(document: Mapping[str, Any]) -> list[tuple[str, str]]:
     """The configs of the networks as (whose, text), once where they are the same."""
     found = {
         arm: _written(config)
-        for arm in ARMS
-        if (manifest := document["arms"][arm]["manifest"]) and (config := manifest.get("config"))
+        for arm, manifest in present(document, "manifest").items()
+        if (config := manifest.get("config"))
     }
     if len(found) > 1 and len(set(found.values())) == 1:
         return [("both networks", next(iter(found.values())))]
@@ -71,7 +70,7 @@ def _written(config: Mapping[str, Any]) -> str:
 def integers(document: Mapping[str, Any]) -> Table | Missing:
     """The layers as the chip runs them."""
     title = "Layers in integers"
-    found = {arm: layers for arm in ARMS if (layers := document["arms"][arm]["layers"])}
+    found = present(document, "layers")
     remarks = tuple(why_missing(document, "layers"))
     if not found:
         return Missing(title, remarks)
