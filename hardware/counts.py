@@ -23,7 +23,7 @@ Compare compacted networks only: on a masked one `synops_stored` still charges w
 from __future__ import annotations
 
 from collections import abc
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -173,6 +173,34 @@ def count(simulation: Simulation) -> Counts:
         steps=simulation.steps,
         input_messages=sum(int(simulation.messages[source].sum()) for source in inputs),
         layers=tuple(_count_layer(simulation, layer) for layer in program.layers),
+    )
+
+
+def by_synapse(simulation: Simulation) -> dict[tuple[str, int], int]:
+    """Synaptic operations with non-zero weights of every synapse, by its layer and its place among that one's synapses."""
+    return {
+        (layer.name, number): int(_operations(synapse, simulation.messages[synapse.source]).sum())
+        for layer in simulation.program.layers
+        for number, synapse in enumerate(layer.synapses)
+    }
+
+
+def together(parts: Sequence[Counts]) -> Counts:
+    """The counts of one run that was made in parts, of the same Program."""
+    first = parts[0]
+    return Counts(
+        samples=sum(part.samples for part in parts),
+        steps=first.steps,
+        input_messages=sum(part.input_messages for part in parts),
+        layers=tuple(
+            LayerCounts(
+                name=same[0].name,
+                tally=sum((layer.tally for layer in same), Tally()),
+                synops_by_neuron=np.sum([layer.synops_by_neuron for layer in same], axis=0),
+                spikes_by_neuron=np.sum([layer.spikes_by_neuron for layer in same], axis=0),
+            )
+            for same in zip(*(part.layers for part in parts), strict=True)
+        ),
     )
 
 

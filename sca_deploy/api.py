@@ -310,7 +310,8 @@ def prune(
     network: Network,
     data: Data,
     *,
-    keep: float,
+    keep: float | None = None,
+    budget: dict[str, float] | None = None,
     method: str = "sca",
     score: str = "",
     epochs: int = 0,
@@ -318,6 +319,7 @@ def prune(
     batch_size: int = 64,
     seed: int = 0,
     floor: float = 0.1,
+    chip: str = "loihi2",
     progress: Callable[[dict[str, Any]], None] | None = None,
 ) -> Network:
     """A smaller network: channels are ranked on training samples, cut out, and the rest proven to compute the same.
@@ -328,16 +330,19 @@ def prune(
 
     >>> small = sd.prune(net, digits, keep=0.3)
     >>> tuned = sd.prune(net, digits, keep=0.3, epochs=2, lr=1e-3)
+    >>> fits = sd.prune(net, digits, budget={"cores": 6})
 
     Args:
         network: trained here or elsewhere.
         data: what to rank the channels, and to fine-tune, on; its test samples prove the compaction.
         keep: fraction of all channels that is left.
+        budget: in its place, what the network may take on the chip: "cores", "words", "synops", "energy-nj", "step-us".
         method: "sca", "criticality-structured", "slimming" or "random"; others prune no channels.
         score: what channels are ranked by; "" is the method's own.
         epochs: of fine-tuning while it is pruned; 0 prunes once.
         lr, batch_size, seed: of the fine-tuning, which runs on the network's device.
         floor: fraction of its channels that every layer keeps at least.
+        chip: whose rules a budget is kept by, a name or a .toml file.
         progress: called with the log of each epoch: "epoch", "loss", "train_accuracy", "test_accuracy", ...
 
     Returns:
@@ -345,6 +350,7 @@ def prune(
 
     Raises:
         UsageError: if a value is out of range, or the network does not fit the data.
+        DoesNotFit: if the smallest network that was reached takes more than the budget.
         ScaDeployError: if no channel of a layer is left, or the loss is not finite.
         Mismatch: if the compacted network computes something else than the masked one.
     """
@@ -352,6 +358,8 @@ def prune(
         network,
         data,
         keep=keep,
+        budget=budget,
+        chip=chip,
         method=method,
         score=score,
         epochs=epochs,
@@ -369,6 +377,10 @@ def prune(
         save_network(file, _fitted(network, data))
         config = replace(config, network=replace(config.network, file=str(file)))
         masked = train.train(config, data.dataset, Path(folder) / "train", on_epoch=progress)
+        if budget:
+            failure = pipeline.held(masked, Path(folder) / "train", config, data.dataset).failure
+            if failure is not None:
+                raise failure
     small = compact(masked)
     prove(masked, small, torch.from_numpy(inputs.fixed(data.dataset.test_x[: pipeline.PROOF_SAMPLES])))
     return _ready(small, config, data).to(device)

@@ -87,15 +87,18 @@ def pruning_config(name: str, file: Path, data: DataConfig, steps: int, flags: M
         file: of the network, .nir or .pt.
         data: what it is pruned on.
         steps: time steps a sample lasts.
-        flags: "method", "keep", "score", "epochs" and "seed"; "lr", "batch_size", "device", "floor", "l1_gamma" and
-            "chip", where a missing one or None is the default.
+        flags: "method", "score", "epochs" and "seed"; "keep", "budget", "allocation", "lr", "batch_size", "device",
+            "floor", "l1_gamma" and "chip", where a missing one or None is the default.
 
     Raises:
-        UsageError: naming the value that is out of range.
+        UsageError: naming the value that is out of range, or if both or neither of "keep" and "budget" are there.
     """
+    if (flags.get("keep") is None) == (flags.get("budget") is None):
+        both = "both --keep and --budget are given" if flags.get("budget") else "neither --keep nor --budget is given"
+        raise UsageError(both, "say how much is to be left, a fraction or what it may take on the chip")
     train = replace(TrainConfig(epochs=flags["epochs"], lr=RATE), **_given(flags, "lr", "batch_size", "device"))
-    prune = PruneConfig(method=flags["method"], keep=flags["keep"], score=flags["score"])
-    prune = replace(prune, **_given(flags, "floor", "l1_gamma"))
+    prune = PruneConfig(method=flags["method"], score=flags["score"])
+    prune = replace(prune, **_given(flags, "keep", "budget", "allocation", "floor", "l1_gamma"))
     network = NetworkConfig(file=str(file), steps=steps)
     config = Config(name=name, seed=flags["seed"], data=data, network=network, train=train, prune=prune)
     return anchored(replace(config, **_given(flags, "chip")))

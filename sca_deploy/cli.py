@@ -81,6 +81,9 @@ def run(options: Options, config: str, output: Path | None, lava_python: str | N
 def train(options: Options, config: str, output: Path | None, arm: str, resume: bool, **flags: Any) -> None:
     """Train one network, pruned by the config's method by default. Repeat the command to continue."""
     from sca_deploy import pipeline
+    from sca_deploy.console import columns
+    from sca_deploy.files import read_json
+    from sca_deploy.report.budgets import budget_table
     from sca_deploy.train import read_log
 
     job = _job(options, config, output, flags, None)
@@ -88,9 +91,12 @@ def train(options: Options, config: str, output: Path | None, arm: str, resume: 
     if resume and not checkpoint.exists():
         raise ScaDeployError(f"there is no {checkpoint} to continue", "leave --resume out to begin")
     pipeline.start(job, [arm])
-    pipeline.train_arm(job, arm)
+    pipeline.trained(job, arm)
     last = read_log(job.folder / arm / "train")[-1]
     text = f"{job.folder}/{arm}: {last['epoch']} epochs, test accuracy {100 * last['test_accuracy']:.2f} % (measured)"
+    if pipeline.arm_config(job.config, arm).prune.budget:
+        last |= {"budget": read_json(job.folder / arm / "budget.json")}
+        text = f"{text}\n\n{budget_table(last['budget'], columns())}"
     options.result(last, text, f"sca-deploy compact {job.folder}/{arm}")
 
 

@@ -10,6 +10,7 @@ from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from sca_deploy.budget import check_budget
 from sca_deploy.errors import ScaDeployError, UsageError, unknown_name
 
 if sys.version_info >= (3, 11):
@@ -25,6 +26,7 @@ RATES = ("cosine", "step", "constant")
 LOSSES = ("mean_logits", "per_step")
 PRECISIONS = ("float32", "bfloat16")
 RAMPS = ("cubic", "constant")
+ALLOCATIONS = ("activity", "global", "uniform")
 
 
 @dataclass(frozen=True)
@@ -99,7 +101,13 @@ class PruneConfig:
 
     method: str = "sca"
     keep: float = 0.35
-    """Fraction of all channels, or of all weights for the unstructured methods, that is on at the end."""
+    """Fraction of all channels, or of all weights for the unstructured methods, that is on at the end; a budget, where
+    there is one, decides this in its place."""
+    budget: dict[str, Any] = field(default_factory=dict)
+    """What the pruned network may take on the chip, such as { cores = 32, energy-nj = 500 }: `sca_deploy.budget`."""
+    allocation: str = "activity"
+    """How layers share a budget. activity: what keeps most of every layer's score for what its channels cost; global:
+    the best scores of the whole network; uniform: the same fraction of every layer."""
     score: str = ""
     """What channels are ranked by; empty for the method's own. See `sca_deploy.pruning.scores`."""
     regrow: float = 0.2
@@ -340,10 +348,12 @@ def _check(config: Config) -> None:
         "train.loss": (train.loss, LOSSES),
         "train.precision": (train.precision, PRECISIONS),
         "prune.ramp": (prune.ramp, RAMPS),
+        "prune.allocation": (prune.allocation, ALLOCATIONS),
     }
     for key, (name, known) in names.items():
         if name not in known:
             raise unknown_name(key, name, known)
+    check_budget(prune.budget, "prune.budget")
     if not all(isinstance(m, float | int) and 0 < m < 1 for m in train.milestones):
         raise UsageError(f"config key 'train.milestones' is {train.milestones}, it must hold fractions between 0 and 1")
 

@@ -8,7 +8,7 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from sca_deploy.console import Console
 
 PATH = click.Path(path_type=Path)
+Command = TypeVar("Command", bound=Callable[..., Any])
 
 
 @dataclass(frozen=True)
@@ -108,6 +109,27 @@ def lava_option(function: Callable[..., None]) -> Callable[..., None]:
     )(function)
 
 
+def budget_option(function: Callable[..., None]) -> Callable[..., None]:
+    """--budget, given to the command as a table of limits; None without it."""
+    return _budget_option("budget")(function)
+
+
+def _budget_option(name: str) -> Callable[[Command], Command]:
+    return click.option(
+        "--budget",
+        name,
+        multiple=True,
+        callback=_budget,
+        help="Prune until it is inside: cores=32, words=, synops=, energy-nj= or step-us=; repeatable.",
+    )
+
+
+def _budget(context: click.Context, parameter: click.Parameter, values: tuple[str, ...]) -> dict[str, float] | None:
+    from sca_deploy.budget import read_budget
+
+    return read_budget(values) if values else None
+
+
 def config_options(function: Callable[..., None]) -> Callable[..., None]:
     """A config and the flags that override it."""
     options = [
@@ -116,6 +138,7 @@ def config_options(function: Callable[..., None]) -> Callable[..., None]:
         click.option("--seed", type=int, help="Overrides seed."),
         click.option("--epochs", "train__epochs", type=int, help="Overrides train.epochs."),
         click.option("--keep", "prune__keep", type=float, help="Overrides prune.keep."),
+        _budget_option("prune__budget"),
         click.option("--method", "prune__method", type=str, help="Overrides prune.method."),
         click.option("--score", "prune__score", type=str, help="Overrides prune.score."),
         click.option("--device", "train__device", type=str, help="Overrides train.device: cpu, cuda, auto."),

@@ -6,7 +6,7 @@ Both arms are compared before either is exported: a dense network that does not 
 to prune, not to stop.
 
     run/  config.json  compare.json  compare.png  report.html
-          dense/ pruned/   train/{checkpoint.pt, metrics.jsonl}
+          dense/ pruned/   train/{checkpoint.pt, metrics.jsonl}  (with a budget: fitted.pt, budget.json)
                            network.pt  compaction.json  network.nir  program.npz  manifest.json
                            evaluation.json  network.onnx  loihi2/  verify.json  steps.json
 """
@@ -24,6 +24,7 @@ import numpy.typing as npt
 import torch
 
 from sca_deploy.artifact import ARMS, Artifact, Reading, arm_folder, open_artifact
+from sca_deploy.budget import amount, kept
 from sca_deploy.calibrate import Calibrated, calibrate
 from sca_deploy.checkpoint import load_network, save_network
 from sca_deploy.compare import compare, compare_floats
@@ -36,6 +37,7 @@ from sca_deploy.exporters.base import Deployable, Exporter, exporter
 from sca_deploy.exporters.loihi2 import network_file
 from sca_deploy.exporters.nir import write_nir
 from sca_deploy.files import read_json, sha256, write_json
+from sca_deploy.fitting import Fit, fit
 from sca_deploy.graph import populations_of, to_nir
 from sca_deploy.hardware.chip import Chip, load_chip
 from sca_deploy.hardware.lava.compare import Verification, verify
@@ -50,6 +52,7 @@ from sca_deploy.pruning.group import Network
 from sca_deploy.pruning.groups import channel_groups
 from sca_deploy.pruning.method import method
 from sca_deploy.pruning.schedule import Plan
+from sca_deploy.report.budgets import budget_lines
 from sca_deploy.report.figures import counted
 from sca_deploy.train import initial_network, read_log, train
 
@@ -154,14 +157,33 @@ def run(job: Job) -> tuple[dict[str, Any], ScaDeployError | None]:
     start(job)
     for arm in ARMS:
         make_arm(job, arm)
-    document = compare(*(evaluation(job.console, job.folder / arm) for arm in ARMS))
+    document = _both(job)
     write_json(job.folder / "compare.json", document)
     from sca_deploy.report.plots import plot_run  # matplotlib takes a second to import
 
     plot_run(job.folder)
-    failures = [failure for arm in ARMS if (failure := _deliver(job, arm)) is not None]
+    failures = [_deliver(job, arm) for arm in ARMS]
     _report(job, document)
-    return document, failures[0] if failures else None
+    return document, next(filter(None, [broken_budget(document), *failures]), None)
+
+
+def _both(job: Job) -> dict[str, Any]:
+    """Both arms of a run compared, and its budget."""
+    dense, pruned = (evaluation(job.console, job.folder / arm) for arm in ARMS)
+    budget = {"budget": pruned["budget"]} if "budget" in pruned else {}
+    return compare(dense, pruned) | budget
+
+
+def broken_budget(document: dict[str, Any]) -> DoesNotFit | None:
+    """The error of a comparison whose pruned network takes more on test samples than its budget, else None."""
+    for found in document.get("budget", ()):
+        if not found["kept"]:
+            return DoesNotFit(
+                f"pruned: the budget {found['name']}={found['limit']:g} was kept on training samples, "
+                f"test samples take {amount(found['name'], found['value'])}",
+                "ask for a little less, so that other samples fit too",
+            )
+    return None
 
 
 def prune(job: Job) -> dict[str, Any]:
@@ -176,7 +198,7 @@ def prune(job: Job) -> dict[str, Any]:
     if all(not_lowered(load_network(job.folder / arm / "network.pt")[0], bits) is None for arm in ARMS):
         for of_arm in steps:
             _evaluated_on_chip(job, of_arm)
-        document = compare(*(evaluation(job.console, job.folder / arm) for arm in ARMS))
+        document = _both(job)
     else:
         document = compare_floats(*(_float_figures(job, arm) for arm in ARMS))
     write_json(job.folder / "compare.json", document)
@@ -247,10 +269,25 @@ def _evaluated_on_chip(job: Job, steps: _Steps) -> None:
 
 def _compacted(job: Job, arm: str) -> _Steps:
     """Train and compact one arm, skipping what is done."""
+    steps = trained(job, arm)
+    steps.do("compact", compact_arm, job.folder / arm / "network.pt", trained_network(job, arm))
+    return steps
+
+
+def trained(job: Job, arm: str) -> _Steps:
+    """Train one arm, and hold it to its budget if it has one, skipping what is done.
+
+    Raises:
+        DoesNotFit: if the smallest network that was reached takes more than the budget.
+    """
     steps, folder = _Steps(job, arm), job.folder / arm
-    begins = [Path(job.config.network.file)] if job.config.network.file else []
-    steps.do("train", train_arm, folder / "train" / "checkpoint.pt", *begins)
-    steps.do("compact", compact_arm, folder / "network.pt", folder / "train" / "checkpoint.pt")
+    begins, checkpoint = (
+        [Path(job.config.network.file)] if job.config.network.file else [],
+        folder / "train" / "checkpoint.pt",
+    )
+    steps.do("train", train_arm, checkpoint, *begins)
+    if arm_config(job.config, arm).prune.budget:
+        steps.do("fit", fit_arm, folder / "fitted.pt", checkpoint, job.chip.path)
     return steps
 
 
@@ -283,11 +320,40 @@ def train_arm(job: Job, arm: str) -> None:
         train(config, job.dataset, folder, on_epoch=show, on_batch=watched.batch)
 
 
-def compact_arm(job: Job, arm: str) -> None:
-    """Checkpoint -> network.pt without masked channels, proven on real test samples, with its integers' scales."""
+def fit_arm(job: Job, arm: str) -> None:
+    """Checkpoint -> fitted.pt, which is inside the budget once lowered, and budget.json, which says what it takes.
+
+    Raises:
+        DoesNotFit: if the smallest network that was reached takes more; budget.json tells of that one.
+    """
     folder = job.folder / arm
     checkpoint = folder / "train" / "checkpoint.pt"
     network, _ = load_network(checkpoint)
+    found = held(network, folder / "train", arm_config(job.config, arm), job.dataset)
+    write_json(folder / "budget.json", found.report)
+    for line in budget_lines(found.report):
+        job.console.say(f"{arm}: {line}")
+    if found.failure is not None:
+        raise found.failure
+    save_network(folder / "fitted.pt", network, input_bits=job.inputs.bits, checkpoint=sha256(checkpoint))
+
+
+def held(network: Network, log: Path, config: Config, dataset: Dataset) -> Fit:
+    """A trained network held to its budget by the last scores of its training, whose folder is `log`."""
+    scores = read_log(log)[-1]["pruning"]["scores"]
+    return fit(network, [torch.tensor(score) for score in scores.values()], config, dataset)
+
+
+def trained_network(job: Job, arm: str) -> Path:
+    """The file of an arm's trained network: with a budget the one that was held to it."""
+    held = bool(arm_config(job.config, arm).prune.budget)
+    return job.folder / arm / ("fitted.pt" if held else "train/checkpoint.pt")
+
+
+def compact_arm(job: Job, arm: str) -> None:
+    """Checkpoint -> network.pt without masked channels, proven on real test samples, with its integers' scales."""
+    folder = job.folder / arm
+    network, _ = load_network(trained_network(job, arm))
     small = compact(network)
     proof = prove(network, small, torch.from_numpy(job.inputs.fixed(job.dataset.test_x[:PROOF_SAMPLES])))
     kept = {"before": network.kept_channels, "after": small.kept_channels}
@@ -307,7 +373,8 @@ def compact_arm(job: Job, arm: str) -> None:
     if "drop" in calibrated.report:
         said = "{drop_before:.2f} to {drop:.2f} points in {epochs} epochs".format(**calibrated.report)
         job.console.say(f"{arm}: fine-tuning in integers took what the chip loses on training samples from {said}")
-    extra = {"input_bits": job.inputs.bits, "checkpoint": sha256(checkpoint), "scales": calibrated.scales}
+    checkpoint = sha256(folder / "train" / "checkpoint.pt")  # by which it is known whether it was trained further since
+    extra = {"input_bits": job.inputs.bits, "checkpoint": checkpoint, "scales": calibrated.scales}
     save_network(folder / "network.pt", calibrated.network, **extra)
 
 
@@ -475,7 +542,7 @@ def _evaluated(job: Job, artifact: Artifact) -> dict[str, Any]:
     if artifact.network is None or artifact.graph is None:
         raise ScaDeployError(f"{artifact.path} is not an arm of a run", "give runs/NAME/dense and runs/NAME/pruned")
     with job.console.progress(f"{artifact.title}: simulate", len(job.dataset.test_x)) as advance:
-        return evaluate(
+        document = evaluate(
             artifact.network,
             artifact.graph,
             artifact.program,
@@ -484,6 +551,8 @@ def _evaluated(job: Job, artifact: Artifact) -> dict[str, Any]:
             job.chip,
             progress=lambda n: advance(n, "samples"),
         )
+    limits = arm_config(job.config, artifact.path.name).prune.budget
+    return document | {"budget": kept(document, limits)} if limits else document
 
 
 class _Steps:

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from sca_deploy.options import PATH, Options, common, neurons
+from sca_deploy.options import PATH, Options, budget_option, common, neurons
 
 
 @click.command()
@@ -18,7 +18,9 @@ from sca_deploy.options import PATH, Options, common, neurons
 @click.option("--train-samples", type=click.IntRange(1), help="Use only the first so many training samples.")
 @click.option("--test-samples", type=click.IntRange(1), help="Use only the first so many test samples.")
 @click.option("--steps", type=click.IntRange(1), help="Time steps a sample lasts.")
-@click.option("--keep", type=float, required=True, help="Fraction left of the channels that can be pruned.")
+@click.option("--keep", type=float, help="Fraction left of the channels that can be pruned.")
+@budget_option
+@click.option("--allocation", help="How layers share a budget: activity (default), global or uniform.")
 @click.option("--method", default="sca", show_default=True, help="sca, criticality-structured, slimming, random.")
 @click.option("--score", default="", help="What channels are ranked by; default is the method's own.")
 @click.option("--floor", type=float, help="Fraction of its channels that every layer keeps at least.")
@@ -53,7 +55,8 @@ def prune(
     """Prune a network that was trained elsewhere, or before, on your data.
 
     SOURCE is a .nir graph, a .pt checkpoint or an arm of a run. Without --epochs channels are ranked once, by what the
-    network does on training samples; with it, it is pruned while it is fine-tuned. Leaves a run folder with the network
+    network does on training samples; with it, it is pruned while it is fine-tuned. With --budget as much is kept as the
+    chip's limits leave room for; exit code 3 if nothing does. Leaves a run folder with the network
     as it was brought (dense) and pruned, which export, verify, map and compare take. Repeat the command to continue.
     """
     from sca_deploy import pipeline
@@ -75,4 +78,8 @@ def prune(
     document = pipeline.prune(job)
     lowered = "cores" in document["ratio"]
     text = f"{comparison_table(document, columns())}\n\nreport: {folder}/report.html\nwritten: {folder}"
-    options.result(document, text, f"sca-deploy export {folder} --target {'loihi2' if lowered else 'nir'}")
+    broken = pipeline.broken_budget(document)
+    hint = f"sca-deploy export {folder} --target {'loihi2' if lowered else 'nir'}"
+    options.result(document, text, "" if broken else hint)
+    if broken is not None:
+        raise broken

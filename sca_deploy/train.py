@@ -31,6 +31,7 @@ from sca_deploy.nn.network import SpikingNetwork
 from sca_deploy.nn.spec import NetworkSpec, parse_layers
 from sca_deploy.nn.zoo import layers_of
 from sca_deploy.optimization import device_of, loss_of, optimizer_of, rate, set_rate
+from sca_deploy.oracle import Oracle
 from sca_deploy.pruning.group import Network
 from sca_deploy.pruning.method import Batch, Calibration, method
 from sca_deploy.pruning.penalties import Penalties
@@ -226,6 +227,11 @@ class _Training:
         """The test set encoded, the same in every epoch."""
         return self._inputs.fixed(self._dataset.test_x)
 
+    @cached_property
+    def _oracle(self) -> Oracle | None:
+        """The config's chip, where there is a budget to keep."""
+        return Oracle.of(self.config, self._dataset) if self.config.prune.budget else None
+
     def _order(self, epoch: int) -> list[torch.Tensor]:
         """The samples of every batch of an epoch; batch-norm cannot normalise a batch of one."""
         generator = torch.Generator().manual_seed(self.config.seed * 1_000_003 + epoch)
@@ -281,7 +287,7 @@ class _Training:
             logits = self.network(batch[0], per_step=name == "per_step")
             return loss_of(name, self.network.steps, logits, batch[1]) / len(batch[1])
 
-        return Calibration(batches, loss)
+        return Calibration(batches, loss, self._oracle)
 
     def _save(self) -> None:
         """Write the checkpoint, and the logs that belong to it."""

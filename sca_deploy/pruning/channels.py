@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -11,6 +12,8 @@ import torch
 from sca_deploy.config import PruneConfig
 from sca_deploy.errors import UsageError
 from sca_deploy.nn.graph_network import GraphNetwork
+from sca_deploy.oracle import Oracle
+from sca_deploy.pruning.budgeted import Budgeted, Ranking
 from sca_deploy.pruning.group import Network
 from sca_deploy.pruning.groups import channel_groups
 from sca_deploy.pruning.method import Calibration, Method
@@ -67,6 +70,23 @@ WATCHED_EVERY = 2
 """Reading all potentials of a batch again costs 3 % of a training step."""
 
 
+@dataclass(frozen=True)
+class Wanted:
+    """What an update of the masks asks for.
+
+    Args:
+        update: which one it is, from 1.
+        left: how much of what is to go may still be there, 1 to 0.
+        keep: the fraction of all channels that is on.
+        regrow: the share of these that the signal of regrowth chooses.
+    """
+
+    update: int
+    left: float
+    keep: float
+    regrow: float
+
+
 class ChannelMethod(Method):
     """Ranks all channels of the network together by a score, and lets a signal bring some back.
 
@@ -76,6 +96,7 @@ class ChannelMethod(Method):
     own_score = "potential"
     own_signal = "none"
     options = frozenset({"score", "regrow_by"})
+    prunes_channels = True
     signal_batches: int | None = 8
     """Calibration batches a signal looks at; None for all of them."""
 
@@ -90,7 +111,9 @@ class ChannelMethod(Method):
         self.meter = Meter(config.score or self.own_score, self._groups, plan.seed)
         signal = config.regrow_by or self.own_signal
         self.regrowth = Regrowth(signal, network, self._groups, plan.seed, self.signal_batches)
-        self._check_floor()
+        self._budget = Budgeted(network, self._groups, config) if config.budget else None
+        if self._budget is None:
+            self._check_floor()
 
     def before_step(self, step: int) -> None:
         """Watch the forward of every second batch: half the samples say as much, for half the time."""
@@ -103,26 +126,38 @@ class ChannelMethod(Method):
         self.meter.after_backward()
         self.regrowth.after_backward()
 
-    def wanted(self, epoch: int) -> tuple[int, float, float] | None:
-        """(which update, kept fraction, regrown share of the kept) after this epoch; None for no update."""
-        update = self.schedule.update(epoch)
-        return (update, self.schedule.keep(update), self.schedule.regrow(update)) if update else None
+    def wanted(self, epoch: int) -> Wanted | None:
+        """What is asked for after this epoch; None for no update."""
+        update, schedule = self.schedule.update(epoch), self.schedule
+        return Wanted(update, schedule.left(update), schedule.keep(update), schedule.regrow(update)) if update else None
 
     def after_epoch(self, epoch: int, calibration: Calibration) -> dict[str, Any]:
         """Update the masks if this epoch is due."""
-        scores = self.meter.values()
-        wanted = self.wanted(epoch)
+        scores, wanted = self.meter.values(), self.wanted(epoch)
         log: dict[str, Any] = {"updated": wanted is not None, "regrown": 0}
         if wanted is not None:
-            update, keep, share = wanted
-            on = round(keep * sum(len(s) for s in scores))
-            regrow = 0 if self.regrowth.name == "none" else round(share * on)
-            signals = self.regrowth.values(calibration, update)
-            masks, log["regrown"] = select(scores, signals, on, regrow, self.config.floor)
-            self._apply(masks)
+            share = 0.0 if self.regrowth.name == "none" else wanted.regrow
+            signals = self.regrowth.values(calibration, wanted.update)
+            if self._budget is not None:
+                ranking = Ranking(scores, signals, share)
+                log["regrown"] = self._budget.update(ranking, wanted.left, calibration.chip)
+            else:
+                on = round(wanted.keep * sum(len(s) for s in scores))
+                masks, log["regrown"] = select(scores, signals, on, round(share * on), self.config.floor)
+                self._apply(masks)
+        if self._budget is not None:
+            log |= self._watched(self._budget, epoch, scores, calibration.chip)
         self.meter.reset()
         self.regrowth.reset()
         return log | self._masks() | {"scores": self._rounded(scores)}
+
+    def _watched(self, budget: Budgeted, epoch: int, scores: Sequence[torch.Tensor], oracle: Oracle) -> dict[str, Any]:
+        """What the network takes after this epoch; after the last update it is held to the budget."""
+        costs, updated = oracle.costs(self.network, budget.budget), self.wanted(epoch) is not None
+        if epoch > self.schedule.last and not budget.keeps(costs):
+            budget.settle(Ranking(scores, returns=False), oracle, lambda: oracle.costs(self.network, budget.budget))
+            costs, updated = oracle.costs(self.network, budget.budget), True
+        return {"updated": updated, "takes": {name: round(cost.value, 3) for name, cost in costs.items()}}
 
     def once(self, calibration: Calibration) -> dict[str, Any]:
         """Rank the channels once, by what the network does on calibration data; nothing regrows.
@@ -145,19 +180,25 @@ class ChannelMethod(Method):
                 f"score '{self.meter.name}' is the same for all channels of every layer",
                 "choose another --score, or give --epochs, in which channels come to differ",
             )
-        on = round(self.config.keep * sum(len(s) for s in scores))
-        masks, _ = select(scores, scores, on, 0, self.config.floor)
-        self._apply(masks)
+        if self._budget is not None:
+            self._budget.update(Ranking(scores), 0.0, calibration.chip)
+        else:
+            on = round(self.config.keep * sum(len(s) for s in scores))
+            masks, _ = select(scores, scores, on, 0, self.config.floor)
+            self._apply(masks)
         return {"updated": True, "regrown": 0} | self._masks() | {"scores": self._rounded(scores)}
 
     def state_dict(self) -> dict[str, Any]:
         """What the score and the signal have seen of this epoch."""
-        return {"meter": self.meter.state_dict(), "regrowth": self.regrowth.state_dict()}
+        seen = {"meter": self.meter.state_dict(), "regrowth": self.regrowth.state_dict()}
+        return seen if self._budget is None else seen | {"budget": self._budget.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue from what `state_dict` gave."""
         self.meter.load_state_dict(state["meter"])
         self.regrowth.load_state_dict(state["regrowth"])
+        if self._budget is not None:
+            self._budget.load_state_dict(state["budget"])
 
     def _apply(self, masks: Sequence[torch.Tensor]) -> None:
         for group, mask in zip(self._groups, masks, strict=True):
@@ -195,6 +236,6 @@ class OneShot(ChannelMethod):
         """Penalties act before the pruning only."""
         return epoch <= self.schedule.last
 
-    def wanted(self, epoch: int) -> tuple[int, float, float] | None:
+    def wanted(self, epoch: int) -> Wanted | None:
         """All at once."""
-        return (1, self.config.keep, self.config.regrow) if epoch == self.schedule.last else None
+        return Wanted(1, 0.0, self.config.keep, self.config.regrow) if epoch == self.schedule.last else None

@@ -16,7 +16,8 @@ from typing import Any, ClassVar
 import torch
 
 from sca_deploy.config import PruneConfig
-from sca_deploy.errors import UsageError, unknown_name
+from sca_deploy.errors import ScaDeployError, UsageError, unknown_name
+from sca_deploy.oracle import Oracle
 from sca_deploy.pruning.group import Network
 from sca_deploy.pruning.schedule import Plan
 
@@ -30,10 +31,23 @@ class Calibration:
     Args:
         batches: given a limit (None for all), inputs and labels in a fixed order, encoded but not augmented.
         loss: the training loss of a batch, with gradients.
+        oracle: what the network would be on the chip; there where the config has a budget.
     """
 
     batches: Callable[[int | None], Iterator[Batch]]
     loss: Callable[[Batch], torch.Tensor]
+    oracle: Oracle | None = None
+
+    @property
+    def chip(self) -> Oracle:
+        """The oracle.
+
+        Raises:
+            ScaDeployError: if there is none.
+        """
+        if self.oracle is None:
+            raise ScaDeployError("a budget is to be kept, but the chip is not known")
+        return self.oracle
 
 
 class Method:
@@ -52,10 +66,15 @@ class Method:
     summary: ClassVar[str]
     options: ClassVar[frozenset[str]] = frozenset()
     """Keys of the prune table this method reads besides keep and the penalties."""
+    prunes_channels: ClassVar[bool] = False
+    """Whether a budget can be kept: only channels that are cut out give anything back."""
 
     def __init__(self, network: Network, config: PruneConfig, plan: Plan) -> None:
         self.network, self.config, self.plan = network, config, plan
         _refuse_unread(self.name, self.options, config)
+        if config.budget and not self.prunes_channels:
+            fix = "leave the budget out, or choose a method that prunes channels, such as sca"
+            raise UsageError(f"method '{self.name}' cuts no channels out, which is what frees a chip's resources", fix)
 
     @property
     def phases(self) -> tuple[int, ...]:

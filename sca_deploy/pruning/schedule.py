@@ -62,9 +62,11 @@ class Schedule:
 
     def keep(self, update: int) -> float:
         """The fraction that is on after an update."""
-        if self.config.ramp == "constant":
-            return self.config.keep
-        return self.config.keep + (1 - self.config.keep) * (1 - update / self.updates) ** 3
+        return self.config.keep + (1 - self.config.keep) * self.left(update)
+
+    def left(self, update: int) -> float:
+        """How much of what is to go is still there after an update, 1 to 0."""
+        return 0.0 if self.config.ramp == "constant" else (1 - update / self.updates) ** 3
 
     def regrow(self, update: int) -> float:
         """The share of the kept that regrowth chooses; fading, it falls linearly to 0 at the last update."""

@@ -10,6 +10,7 @@ from typing import Any
 
 from rich.cells import cell_len
 
+from sca_deploy.budget import amount
 from sca_deploy.evaluate import LABELS
 from sca_deploy.report.figures import ROWS, cell, counted, label, ratio
 
@@ -39,7 +40,23 @@ def comparison_table(
     if not _fits(shown, width):
         shown = table(head, [line for row in rows for line in _band_apart(row)], title, width)
     lines = [f"warning: {arm}: {line}" for arm, found in document["warnings"].items() for line in found]
-    return "\n".join((shown, *(_folded(line, width) for line in lines)))
+    budget = ("", budget_table(document["budget"], width)) if "budget" in document else ()
+    return "\n".join((shown, *budget, *(_folded(line, width) for line in lines)))
+
+
+def budget_table(budget: list[dict[str, Any]], width: int | None = None) -> str:
+    """The pruned network against its budget, on test samples, from `budget.kept`; `width` as `table`."""
+    rows = [
+        (
+            f"at most {amount(found['name'], found['limit'])}",
+            f"{found['value']:,.6g}",
+            f"{100 * found['value'] / found['limit']:.1f} %",
+            "kept" if found["kept"] else "exceeded",
+            found["label"],
+        )
+        for found in budget
+    ]
+    return table(("budget", "pruned", "of it", "", ""), rows, "", width)
 
 
 def _figures(document: dict[str, Any]) -> list[tuple[str, ...]]:

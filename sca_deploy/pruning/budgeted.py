@@ -1,0 +1,211 @@
+"""Masks that keep a budget: widths by what channels cost, channels by their score.
+
+While a network is pruned step by step, its limits fall from what it took at first to the budget, on the cubic of
+`pruning.schedule`. At the last step, and whenever more than the budget is measured afterwards, the masks are settled:
+chosen by the cost model, lowered and measured, and chosen again under tighter limits until what was measured fits.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from sca_deploy.budget import ACTIVE, RESOURCES, STRUCTURAL, amount
+from sca_deploy.config import PruneConfig
+from sca_deploy.errors import DoesNotFit
+from sca_deploy.hardware.costs import Cost
+from sca_deploy.oracle import Oracle
+from sca_deploy.pruning.activity import Channels
+from sca_deploy.pruning.allocation import ALLOCATED, Edge, Problem, Widths, edges
+from sca_deploy.pruning.cost_model import CostModel
+from sca_deploy.pruning.group import ChannelGroup, Network
+
+ROUNDS = 12
+"""How often masks are chosen, at most, until what is measured fits."""
+TIGHTER = 0.99
+"""What a limit that was exceeded is multiplied by, at most, for the next choice."""
+Measure = Callable[[], dict[str, Cost]]
+
+
+@dataclass(frozen=True, eq=False)
+class Ranking:
+    """What channels are kept by.
+
+    Args:
+        scores: per group (C,), higher is more important.
+        signals: per group (C,), what brings back channels that the scores leave out.
+        regrow: share of a group's kept channels that the signals choose.
+        returns: whether channels that are masked may come back at all.
+    """
+
+    scores: Sequence[torch.Tensor]
+    signals: Sequence[torch.Tensor] = ()
+    regrow: float = 0.0
+    returns: bool = True
+
+
+class Budgeted:
+    """The masks of a network's groups under a budget; they are set in place.
+
+    Args:
+        network: that is pruned.
+        groups: its channels.
+        config: budget, allocation, floor and ramp.
+    """
+
+    def __init__(self, network: Network, groups: Sequence[ChannelGroup], config: PruneConfig) -> None:
+        self._network, self._groups, self._config = network, list(groups), config
+        names = {id(module): name for name, module in network.neurons().items()}
+        self._layers = [tuple(names[id(neuron)] for neuron in group.neurons) for group in groups]
+        self._first: dict[str, float] = {}
+
+    @property
+    def budget(self) -> dict[str, float]:
+        """The limits by resource."""
+        return self._config.budget
+
+    @property
+    def names(self) -> list[str]:
+        """Of every group, its first population."""
+        return [layers[0] for layers in self._layers]
+
+    @property
+    def widths(self) -> Widths:
+        """Channels of every group that are on."""
+        return tuple(int(group.norms[0].mask.sum()) for group in self._groups)
+
+    def update(self, ranking: Ranking, left: float, oracle: Oracle) -> int:
+        """Set masks inside the limits of now; they are settled where these are the budget itself.
+
+        Args:
+            ranking: what channels are kept by.
+            left: how much of the way to the budget is left, from 1 to 0.
+            oracle: knows the chip.
+
+        Returns:
+            How many channels the signals chose.
+
+        Raises:
+            DoesNotFit: if no widths would keep the limits of cores and words.
+        """
+        model = self._model(ranking, oracle)
+        self._refuse_impossible(model, ranking, oracle)
+        if left == 0:
+            return self.settle(ranking, oracle, lambda: oracle.costs(self._network, self.budget))
+        if not self._first:
+            whole = model.total(model.layers([group.channels for group in self._groups]))
+            self._first = {name: float(whole[RESOURCES.index(name)]) for name in self.budget}
+        limits = {name: limit + max(0.0, self._first[name] - limit) * left for name, limit in self.budget.items()}
+        return self._choose(self._problem(model, ranking, limits), ranking)
+
+    def settle(self, ranking: Ranking, oracle: Oracle, measure: Measure) -> int:
+        """Set masks that are measured to be inside the budget, or the smallest that the floors allow.
+
+        Args:
+            ranking: what channels are kept by.
+            oracle: for the cost model.
+            measure: lowers the network as its masks are, and gives its costs.
+
+        Returns:
+            How many channels the signals chose.
+        """
+        model, limits, regrown = self._model(ranking, oracle), dict(self.budget), 0
+        for _ in range(ROUNDS):
+            problem = self._problem(model, ranking, limits)
+            regrown = self._choose(problem, ranking)
+            costs = measure()
+            if self.keeps(costs) or self.widths == problem.least:
+                return regrown
+            for name, limit in self.budget.items():
+                if costs[name].upper > limit:
+                    limits[name] *= min(TIGHTER, limit / costs[name].upper)
+        least = self._problem(model, ranking, limits).least
+        return self._apply(least, ranking)
+
+    def keeps(self, costs: Mapping[str, Cost]) -> bool:
+        """Whether costs are inside the budget, on other samples too."""
+        return all(costs[name].upper <= limit for name, limit in self.budget.items())
+
+    def refuse(self, costs: Mapping[str, Cost]) -> DoesNotFit:
+        """The error of a network that is as small as it gets, and takes more than the budget."""
+        over = {name: costs[name] for name, limit in self.budget.items() if costs[name].upper > limit}
+        name, cost = max(over.items(), key=lambda item: item[1].upper / self.budget[item[0]])
+        taken = amount(name, cost.upper)
+        floor = f"{self._config.floor:g} of every layer's channels (prune.floor)"
+        return DoesNotFit(
+            f"the budget {name}={self.budget[name]:g} cannot be kept: the smallest network that was reached, "
+            f"{sum(self.widths)} channels with {floor}, takes {taken}; "
+            f"layer '{cost.layer}' takes most ({cost.why})",
+            f"allow {name}={math.ceil(cost.upper)}, lower prune.floor, or make '{cost.layer}' smaller",
+        )
+
+    def edges(self, ranking: Ranking, oracle: Oracle) -> list[tuple[str, int, Edge | None, Edge | None]]:
+        """Of every group its first population, its width, and the nearest widths at which the cores change."""
+        problem = self._problem(self._model(ranking, oracle), ranking, self.budget)
+        found = zip(self.names, self.widths, edges(problem, self.widths), strict=True)
+        return [(name, width, fewer, more) for name, width, (fewer, more) in found]
+
+    def state_dict(self) -> dict[str, Any]:
+        """What the network took at first."""
+        return {"first": dict(self._first)}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue from what `state_dict` gave."""
+        self._first = dict(state["first"])
+
+    def _refuse_impossible(self, model: CostModel, ranking: Ranking, oracle: Oracle) -> None:
+        limits = {name: limit for name, limit in self.budget.items() if name in STRUCTURAL}
+        problem = self._problem(model, ranking, limits)
+        if limits and not problem.possible():
+            self._apply(problem.least, ranking)
+            costs = oracle.costs(self._network, self.budget)
+            if not self.keeps(costs):
+                raise self.refuse(costs)
+
+    def _model(self, ranking: Ranking, oracle: Oracle) -> CostModel:
+        groups = []
+        for group, layers, score in zip(self._groups, self._layers, ranking.scores, strict=True):
+            on = group.norms[0].mask.cpu().numpy() > 0
+            values = score.double().numpy()
+            if not ranking.returns:
+                values = np.where(on, values, -np.inf)
+            groups.append(Channels(layers, np.argsort(-values, kind="stable"), on))
+        x = oracle.x if self.budget.keys() & set(ACTIVE) else None
+        return CostModel(oracle.program(self._network), oracle.chip, groups, x)
+
+    def _problem(self, model: CostModel, ranking: Ranking, limits: Mapping[str, float]) -> Problem:
+        """What is to be shared out; a masked channel is taken to be worth what the least of those on is."""
+        scores = []
+        for channels, score in zip(model.groups, ranking.scores, strict=True):
+            values = score.double().numpy()
+            if self._config.allocation == "activity" and channels.on.any():
+                values = np.where(channels.on, values, np.maximum(values, values[channels.on].min()))
+            scores.append(values[channels.order])
+        most = tuple(c.size if ranking.returns else int(c.on.sum()) for c in model.groups)
+        least = (max(1, math.floor(self._config.floor * c.size)) for c in model.groups)
+        return Problem(model, scores, tuple(map(min, least, most)), most, limits)
+
+    def _choose(self, problem: Problem, ranking: Ranking) -> int:
+        return self._apply(ALLOCATED[self._config.allocation](problem) or problem.least, ranking)
+
+    def _apply(self, widths: Widths, ranking: Ranking) -> int:
+        """Set masks of these widths; how many channels the signals chose."""
+        regrown = 0
+        for number, (group, width) in enumerate(zip(self._groups, widths, strict=True)):
+            score, mask = ranking.scores[number], torch.zeros(group.channels)
+            score = score if ranking.returns else score.masked_fill(group.norms[0].mask.cpu() == 0, -math.inf)
+            least = min(width, max(1, math.floor(self._config.floor * group.channels)))
+            back = min(round(ranking.regrow * width), width - least)
+            mask[score.argsort(descending=True, stable=True)[: width - back]] = 1
+            if back:
+                signal = ranking.signals[number].masked_fill(mask > 0, -math.inf)
+                mask[signal.argsort(descending=True, stable=True)[:back]] = 1
+            for norm in group.norms:
+                norm.mask.copy_(mask)
+            regrown += back
+        return regrown
