@@ -47,6 +47,12 @@ def ends_in_potentials(network: Network) -> bool:
     return isinstance(network, GraphNetwork) and network.integrates
 
 
+def float_batch(network: Network) -> int:
+    """Samples that `float_answers` takes at once; parts that begin at multiples of it are rounded as the whole."""
+    classes = network.classes if isinstance(network, GraphNetwork) else network.spec.classes
+    return max(1, min(EVALUATION_BATCH, VALUES // (network.steps * classes)))
+
+
 def float_answers(network: Network, x: npt.NDArray[np.uint8]) -> Int64:
     """What the float network answers after every step, (samples, steps).
 
@@ -55,9 +61,7 @@ def float_answers(network: Network, x: npt.NDArray[np.uint8]) -> Int64:
     """
     device = next(network.parameters()).device
     was_training, kept = network.training, ends_in_potentials(network)
-    classes = network.classes if isinstance(network, GraphNetwork) else network.spec.classes
-    size = max(1, min(EVALUATION_BATCH, VALUES // (network.steps * classes)))
-    answers = []
+    answers, size = [], float_batch(network)
     network.eval()
     with torch.inference_mode():
         for start in range(0, len(x), size):
@@ -85,11 +89,11 @@ def chip_answers(
         values = record.reshape(*record.shape[:2], -1)
         answers.append((values if program.readout else values.cumsum(1, dtype=np.int32)).argmax(2))
         runs.append(replace(run, records={}))
-    return _together(runs), np.concatenate(answers)
+    return together(runs), np.concatenate(answers)
 
 
-def _together(runs: Sequence[Simulation]) -> Simulation:
-    """Runs of one Program as one."""
+def together(runs: Sequence[Simulation]) -> Simulation:
+    """Runs of one Program, on samples that follow one another, as one run; what they recorded is left out."""
     first = runs[0]
 
     def total(parts: Sequence[Mapping[str, Int64]]) -> dict[str, Int64]:
@@ -98,6 +102,7 @@ def _together(runs: Sequence[Simulation]) -> Simulation:
     readouts = [run.readout for run in runs if run.readout is not None]
     return replace(
         first,
+        records={},
         samples=sum(run.samples for run in runs),
         messages=total([run.messages for run in runs]),
         payload=total([run.payload for run in runs]),
@@ -111,29 +116,25 @@ def over_steps(answers: Answers, labels: Int64) -> dict[str, list[float]]:
     return {key: [float(share) for share in (found == labels[:, None]).mean(0)] for key, found in right.items()}
 
 
-def agreement(
-    network: Network, program: Program, x: npt.NDArray[np.uint8], answers: Answers, labels: Int64
-) -> dict[str, Any]:
+def agreement(answers: Answers, labels: Int64, layers: list[dict[str, Any]]) -> dict[str, Any]:
     """How far the chip and the float network agree.
 
     Args:
-        network, program: the same network in two forms.
-        x: the test set over time, (samples, steps, *input_shape).
-        answers: what both make of it.
+        answers: what both make of the test set.
         labels: (samples,).
+        layers: the `spike_differences` of its first samples, `COMPARED` at most.
 
     Returns:
-        {"samples", "same_answer": the share of all samples that both answer alike, "layers": see
-        `spike_differences`, "compared": on how many of the first samples, "disagreeing" and "wrong": the first
-        samples that they answer differently, and that the chip answers wrong}.
+        {"samples", "same_answer": the share of all samples that both answer alike, "layers", "compared": on how many
+        of the first samples, "disagreeing" and "wrong": the first samples that they answer differently, and that the
+        chip answers wrong}.
     """
     floats, chip = answers.floats[:, -1], answers.chip[:, -1]
-    compared = x[:COMPARED]
     return {
         "samples": len(labels),
         "same_answer": float((floats == chip).mean()),
-        "layers": spike_differences(network, program, compared),
-        "compared": len(compared),
+        "layers": layers,
+        "compared": min(COMPARED, len(labels)),
         "disagreeing": np.flatnonzero(floats != chip)[:EXAMPLES].tolist(),
         "wrong": np.flatnonzero(chip != labels)[:EXAMPLES].tolist(),
     }

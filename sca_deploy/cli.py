@@ -13,9 +13,11 @@ import click
 from sca_deploy import __version__
 from sca_deploy.data_commands import data
 from sca_deploy.errors import ScaDeployError, UsageError, unknown_name
+from sca_deploy.evaluate_command import evaluate
 from sca_deploy.options import PATH, Options, common, config_options, lava_option, reading
 from sca_deploy.prune_command import prune
 from sca_deploy.study_commands import study
+from sca_deploy.sweep_command import sweep
 
 if TYPE_CHECKING:
     from sca_deploy.artifact import Artifact
@@ -357,7 +359,9 @@ def env(options: Options, lava_python: str | None) -> None:
 
 cli.add_command(data)
 cli.add_command(prune)
+cli.add_command(evaluate)
 cli.add_command(study)
+cli.add_command(sweep)
 
 
 def main() -> None:

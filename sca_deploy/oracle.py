@@ -6,7 +6,7 @@ Budgets are kept by asking here, so the mapper and the simulator have the last w
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,7 +15,7 @@ import numpy.typing as npt
 from sca_deploy.budget import ACTIVE
 from sca_deploy.config import Config
 from sca_deploy.data import Dataset
-from sca_deploy.errors import ScaDeployError, UsageError
+from sca_deploy.errors import DoesNotFit, ScaDeployError, UsageError
 from sca_deploy.graph import populations_of
 from sca_deploy.hardware.chip import Chip, load_chip
 from sca_deploy.hardware.costs import Cost, costs
@@ -70,6 +70,21 @@ class Oracle:
             ScaDeployError: if a layer has no channel left.
         """
         return measured(self._assembled(compact(_at_rest(network))), self.chip, self.x, resources)
+
+    def refuse_hopeless(self, network: Network, budget: Mapping[str, float]) -> None:
+        """Refuse what no training could bring inside a budget.
+
+        Raises:
+            UsageError: if the chip cannot carry the network.
+            DoesNotFit: if there are fewer cores than layers, none of which shares one.
+        """
+        layers = [layer.name for layer in self.program(network).layers]
+        if budget.get("cores", len(layers)) < len(layers):
+            raise DoesNotFit(
+                f"the budget cores={budget['cores']:g} cannot be kept: the network has {len(layers)} layers "
+                f"({', '.join(layers)}), each takes a core at least",
+                f"allow cores={len(layers)}, or take a network of fewer layers",
+            )
 
     def _assembled(self, network: Network) -> Program:
         try:

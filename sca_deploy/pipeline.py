@@ -46,6 +46,7 @@ from sca_deploy.hardware.program import Program
 from sca_deploy.inputs import Inputs, inputs_of
 from sca_deploy.manifest import digest, manifest
 from sca_deploy.nn.graph_network import GraphNetwork
+from sca_deploy.oracle import Oracle
 from sca_deploy.probe import SAMPLES, probe
 from sca_deploy.pruning.compact import compact, prove
 from sca_deploy.pruning.group import Network
@@ -104,14 +105,17 @@ def start(job: Job, arms: Sequence[str] = ARMS) -> None:
     Raises:
         UsageError: if the config cannot be meant, or the folder holds a run of another one.
         ScaDeployError: if the data set is missing, or the network is one that no chip can run.
+        DoesNotFit: if no network of these layers could be inside the budget.
     """
     network = initial_network(job.config, job.dataset)
     if not job.config.network.file:  # what is brought may be pruned without being lowered
         populations_of(network)
+    _ = job.chip
     for arm in arms:
         prune = arm_config(job.config, arm).prune
         method(prune.method)(network, prune, Plan(job.config.train.epochs, 1))
-    _ = job.chip
+        if prune.budget:
+            Oracle.of(job.config, job.dataset, samples=1).refuse_hopeless(network, prune.budget)
     path = job.folder / "config.json"
     trained = any((job.folder / arm / "train" / "checkpoint.pt").exists() for arm in ARMS)
     if trained and path.exists():

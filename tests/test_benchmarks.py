@@ -136,3 +136,37 @@ def test_the_forms_of_an_onnx_file_are_measured(root):
     assert list(short["forms"]) == ["torch", "step", "scan", "unroll", "integer"]
     assert list(long["forms"]) == ["torch", "step", "scan"]
     assert all(run["spikes_compared"] > 0 for run in (short, long))
+
+
+SWEEP = ["--cells", "3", "--empty", "4", "--epochs", "1", "--train-samples", "60", "--test-samples", "20"]
+
+
+def test_a_sweep_is_measured_by_one_worker_and_by_two(root):
+    pytest.importorskip("ray.tune", reason="ray is not installed")
+    command = [sys.executable, root / "benchmarks" / "sweep_scaling.py", *SWEEP, "--json"]
+    done = subprocess.run(command, cwd=root, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    result = json.loads(done.stdout)
+    for way in ("in turn", "Ray, 1 worker", "Ray, 2 workers"):
+        for cells in ("real", "empty"):
+            assert 0 < result[way][cells]["first_seconds"] <= result[way][cells]["seconds"]
+    alone, one, two = (result[way]["real"]["cell_seconds"] for way in ("in turn", "Ray, 1 worker", "Ray, 2 workers"))
+    assert result["speed_up"] == pytest.approx(one / two)
+    assert result["overhead_seconds"] == pytest.approx(one - alone)
+
+
+@pytest.mark.parametrize(("limits", "code"), [([], 0), (["--at-least", "1.5"], 0), (["--at-least", "1.7"], 1)])
+def test_a_sweep_that_misses_its_mark_fails(root, monkeypatch, limits, code):
+    benchmark = load(root, "sweep_scaling", monkeypatch)
+    monkeypatch.setattr(benchmark, "measure", lambda options: {"speed_up": 1.6})
+    monkeypatch.setattr(sys, "argv", ["sweep_scaling.py", "--json", *limits])
+    assert benchmark.main() == code
+
+
+def test_a_sweep_whose_ways_differ_is_not_timed(root, monkeypatch):
+    benchmark = load(root, "sweep_scaling", monkeypatch)
+    monkeypatch.setattr(benchmark, "done", lambda *_: {})
+    monkeypatch.setattr(benchmark, "rows", lambda sweep, cells: [{"accuracy_chip": cells.name == "way2"}])
+    options = benchmark.argparse.Namespace(cells=2, empty=2, epochs=1, train_samples=60, test_samples=20)
+    with pytest.raises(Mismatch, match="Ray, 2 workers gives other figures"):
+        benchmark.measure(options)

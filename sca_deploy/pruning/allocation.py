@@ -250,9 +250,14 @@ class _Search:
             yield least
 
     def _wider(self, group: int) -> Iterator[int]:
-        """Larger widths that fit, and on which no core is spent on nothing."""
-        width = self.widths[group]
-        for wider in range(width + 1, self.problem.most[group] + 1):
+        """Some larger widths that fit, and on which no core is spent on nothing.
+
+        Those further by a power of two, so that any is reached in a few moves, and the next power of two itself, which
+        may be stored in fewer words than the widths before it.
+        """
+        width, most = self.widths[group], self.problem.most[group]
+        tried = {width + (1 << bit) for bit in range(most.bit_length())} | {1 << width.bit_length(), most}
+        for wider in sorted(further for further in tried if width < further <= most):
             there = self.whole_at(group, wider)
             cores = there[CORES] - self.whole[CORES]
             if self._excess(there) == 0 and wider - width >= NOTHING * width * cores:

@@ -41,7 +41,7 @@ def run_analysis(name: str, study: Study, folder: Path, results: Path, console: 
 
 def _noise(study: Study, folder: Path, results: Path, console: Console, jobs: int) -> None:
     """noise.csv and noise.png: accuracy of every cell against noise on pixels and on weights."""
-    each(study, folder, console, jobs, _NoiseOf(study.settings.noise), "noise")
+    each(study.cells, folder, console, jobs, _NoiseOf(study.settings.noise), "noise")
     rows: list[Row] = []
     by_arm: dict[str, list[Row]] = {}
     for cell in study.cells:

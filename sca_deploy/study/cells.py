@@ -1,12 +1,15 @@
-"""Runs the cells of a study, one after another or several at once; a cell that is done is not done again."""
+"""Runs the cells of a study or a sweep, one after another or several at once; what is done is not done again."""
 
 from __future__ import annotations
 
 import multiprocessing
 import os
-from collections.abc import Callable, Iterator, Sequence
+import threading
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from contextlib import contextmanager, nullcontext
+from concurrent.futures.process import BrokenProcessPool
+from functools import partial
+from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +23,15 @@ from sca_deploy.study.plan import Cell, Study
 Row = dict[str, Any]
 Work = Callable[[Cell, Path, bool], None]
 Failure = tuple[type[ScaDeployError], str, str]
+Attempt = tuple[Work, Cell, Path, bool]
+Done = Callable[[int, Failure | None], None]
+Runner = Callable[[Sequence[Attempt], Done], None]
+"""Tries every attempt, and calls `Done` with its number and its failure when it is over; what `Done` raises ends it."""
 
 
 def cell_folder(folder: Path, cell: Cell) -> Path:
     """Where a cell's arm lies: STUDY/ARM/seedN/(dense or pruned)."""
-    return folder / cell.arm / f"seed{cell.seed}" / _arm(cell)
+    return folder / cell.arm / f"seed{cell.seed}" / arm_of(cell)
 
 
 def run_cells(study: Study, folder: Path, console: Console, jobs: int) -> None:
@@ -34,66 +41,74 @@ def run_cells(study: Study, folder: Path, console: Console, jobs: int) -> None:
         jobs: how many cells are worked on at once, each by a process with its share of the cores.
     """
     for cell in study.cells[: len(study.arms)]:  # what can be known to be wrong, before any training
-        start(Job(cell.config, cell_folder(folder, cell).parent, console), [_arm(cell)])
-    each(study, folder, console, jobs, make_cell, "study", lambda cell: look_at(cell, cell_folder(folder, cell)))
+        start(Job(cell.config, cell_folder(folder, cell).parent, console), [arm_of(cell)])
+    each(study.cells, folder, console, jobs, make_cell, "study", lambda cell: look_at(cell, cell_folder(folder, cell)))
 
 
 def each(
-    study: Study,
+    cells: Sequence[Cell],
     folder: Path,
     console: Console,
     jobs: int,
     work: Work,
     title: str,
     look: Callable[[Cell], Look] = lambda cell: Look(),
+    runner: Runner | None = None,
 ) -> None:
     """Do `work` for every cell; it must leave alone what it finds done.
 
     What a cell says itself is heard where it is asked for (-v) and nothing else speaks: in a log, one cell at a time.
 
+    Args:
+        jobs: how many are worked on at once.
+        runner: who does it; by default this process, or as many as `jobs` says.
+
     Raises:
         ScaDeployError: the first failure of a cell, after the others that had begun are finished.
     """
     quiet = jobs > 1 or console.moves or not console.verbose
-    begin = _at_once(jobs) if jobs > 1 else nullcontext(_in_turn)
-    with shown(Board(title, study.cells, jobs, look), console) as finish, begin as attempts:
-        for number, failure in attempts([(work, cell, folder, quiet) for cell in study.cells]):
-            cell = study.cells[number]
+    begin = runner or (partial(at_once, jobs) if jobs > 1 else in_turn)
+    with shown(Board(title, list(cells), jobs, look), console) as finish:
+
+        def done(number: int, failure: Failure | None) -> None:
             if failure is not None:
                 kind, problem, fix = failure
-                raise kind(f"{cell.title}: {problem}", fix)
+                raise kind(f"{cells[number].title}: {problem}", fix)
             finish(number)
 
-
-Attempt = tuple[Work, Cell, Path, bool]
-
-
-def _in_turn(attempts: Sequence[Attempt]) -> Iterator[tuple[int, Failure | None]]:
-    for number, attempt in enumerate(attempts):
-        yield number, _attempt(*attempt)
+        begin([(work, cell, folder, quiet) for cell in cells], done)
 
 
-@contextmanager
-def _at_once(jobs: int) -> Iterator[Callable[[Sequence[Attempt]], Iterator[tuple[int, Failure | None]]]]:
-    """Processes that share the cores; left early, what has begun is finished and the rest is not begun."""
+def in_turn(attempts: Sequence[Attempt], done: Done) -> None:
+    """One after another, in this process."""
+    for number, each_attempt in enumerate(attempts):
+        done(number, attempt(*each_attempt))
+
+
+def at_once(jobs: int, attempts: Sequence[Attempt], done: Done) -> None:
+    """By processes that share the cores; left early, what has begun is finished and the rest is not begun.
+
+    Raises:
+        ScaDeployError: if one of the processes was killed.
+    """
     threads = max(1, (os.cpu_count() or 1) // jobs)
     context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(jobs, context, _limit_threads, (threads,))
-
-    def attempted(attempts: Sequence[Attempt]) -> Iterator[tuple[int, Failure | None]]:
-        running = {pool.submit(_attempt, *attempt): number for number, attempt in enumerate(attempts)}
-        for done in as_completed(running):
-            yield running[done], done.result()
-
+    pool = ProcessPoolExecutor(jobs, context, _begin_worker, (threads,))
     try:
-        yield attempted
+        running = {pool.submit(attempt, *each_attempt): number for number, each_attempt in enumerate(attempts)}
+        for over in as_completed(running):
+            done(running[over], over.result())
+    except BrokenProcessPool:
+        raise ScaDeployError(
+            "a process that did a cell was killed", "repeat the command to continue; fewer --jobs need less memory"
+        ) from None
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
 
 
 def make_cell(cell: Cell, folder: Path, quiet: bool) -> None:
     """One cell through the steps of a run."""
-    arm = _arm(cell)
+    arm = arm_of(cell)
     job = Job(cell.config, cell_folder(folder, cell).parent, Console(quiet))
     start(job, [arm])
     make_arm(job, arm)
@@ -101,10 +116,11 @@ def make_cell(cell: Cell, folder: Path, quiet: bool) -> None:
 
 def rows(study: Study, folder: Path) -> list[Row]:
     """One row a cell: what it is, and its figures."""
-    return [_row(cell, cell_folder(folder, cell)) for cell in study.cells]
+    return [row_of(cell, cell_folder(folder, cell)) for cell in study.cells]
 
 
-def _row(cell: Cell, folder: Path) -> Row:
+def row_of(cell: Cell, folder: Path) -> Row:
+    """What a cell is, and the figures of its evaluation; `folder` is its arm's."""
     config, document = cell.config, read_json(folder / "evaluation.json")
     row: Row = {
         "arm": cell.arm,
@@ -123,11 +139,12 @@ def _row(cell: Cell, folder: Path) -> Row:
     return row
 
 
-def _arm(cell: Cell) -> str:
+def arm_of(cell: Cell) -> str:
+    """The arm of a run that its training is."""
     return "dense" if cell.config.prune.method == "dense" else "pruned"
 
 
-def _attempt(work: Work, cell: Cell, folder: Path, quiet: bool) -> Failure | None:
+def attempt(work: Work, cell: Cell, folder: Path, quiet: bool) -> Failure | None:
     """The failure, if there was one, in a form that travels between processes."""
     try:
         work(cell, folder, quiet)
@@ -136,7 +153,16 @@ def _attempt(work: Work, cell: Cell, folder: Path, quiet: bool) -> Failure | Non
     return None
 
 
-def _limit_threads(threads: int) -> None:
+def _begin_worker(threads: int) -> None:
     import torch
 
     torch.set_num_threads(threads)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    """A worker whose parent was killed would finish its cell beside whoever repeats the command, then wait for ever."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        wait([parent.sentinel])
+        os._exit(1)
