@@ -1,6 +1,7 @@
 PYTHON ?= python3
 PYTEST_ARGS ?=
 # Tests run on so many cores, a thread each: threads of torch's own beside them would only wait for one another.
+# They keep the order that tests/conftest.py gives them: files that take long first, so that no core is left with one.
 WORKERS ?= auto
 
 VENV := .venv
@@ -27,7 +28,7 @@ demo: $(STAMP)  ## train, prune, verify and map a small network
 	@echo 'to go on: source $(BIN)/activate, then open runs/digits/report.html in a browser'
 
 test: lint peers  ## everything that must hold: lint, types, tests
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile $(PYTEST_ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
 
 peers: $(PEERS)  ## other frameworks that the tests run our files in, in .peers/
 

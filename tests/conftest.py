@@ -1,5 +1,6 @@
 """What every test shares: patience on a busy machine, and the package as a user would have installed it."""
 
+import fcntl
 import importlib.util
 import os
 import shutil
@@ -7,6 +8,7 @@ import subprocess
 import sys
 import sysconfig
 import venv
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -14,8 +16,11 @@ from hypothesis import settings
 
 from sca_deploy.hardware.lava.client import PYTHON_VARIABLE
 from tests.consumers.frameworks import which_ran
+from tests.docs.preloaded import command
 
 ROOT = Path(__file__).resolve().parents[1]
+FIRST_RUN = "sca-deploy run digits"
+"""What a reader begins with."""
 
 settings.register_profile("patient", deadline=None)
 settings.load_profile("patient")
@@ -38,45 +43,84 @@ def bare_environment() -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
 
 
+class Once:
+    """Folders that are made once for a whole run of the tests, however many workers it has.
+
+    Whoever needs a folder first makes it, while the others wait at its lock. One that could not be made is tried again
+    by the next. What lies in it is shared, so tests must not change it.
+    """
+
+    def __init__(self, base: Path) -> None:
+        self.base = base
+
+    def __call__(self, name: str, make: Callable[[Path], object]) -> Path:
+        """The folder of this name; `make` fills it if nobody did."""
+        folder, made = self.base / name, self.base / f"{name}.made"
+        self.base.mkdir(exist_ok=True)
+        with open(self.base / f"{name}.lock", "w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not made.exists():
+                shutil.rmtree(folder, ignore_errors=True)
+                folder.mkdir()
+                make(folder)
+                made.touch()
+        return folder
+
+
 @pytest.fixture(scope="session")
-def source_copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def once(tmp_path_factory: pytest.TempPathFactory) -> Once:
+    """The folders that all workers of this run of the tests share."""
+    base = tmp_path_factory.getbasetemp()
+    # A worker's folder lies in that of the process that started all of them.
+    return Once((base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "once")
+
+
+@pytest.fixture(scope="session")
+def source_copy(once: Once) -> Path:
     """The tree as a fresh clone would hold it: a build left in the working tree could hide a missing file."""
-    copy = tmp_path_factory.mktemp("source") / "sca-deploy"
-    leftovers = shutil.ignore_patterns("__pycache__", "*.egg-info", "*.part")
-    for folder in ("sca_deploy", "hardware", "exporters", "configs"):
-        shutil.copytree(ROOT / folder, copy / folder, symlinks=True, ignore=leftovers)
-    for file in ("pyproject.toml", "LICENSE", "README.md"):
-        shutil.copy(ROOT / file, copy)
-    return copy
+
+    def make(folder: Path) -> None:
+        copy = folder / "sca-deploy"
+        leftovers = shutil.ignore_patterns("__pycache__", "*.egg-info", "*.part")
+        for name in ("sca_deploy", "hardware", "exporters", "configs"):
+            shutil.copytree(ROOT / name, copy / name, symlinks=True, ignore=leftovers)
+        for file in ("pyproject.toml", "LICENSE", "README.md"):
+            shutil.copy(ROOT / file, copy)
+
+    return once("source", make) / "sca-deploy"
 
 
 @pytest.fixture(scope="session")
-def wheel(source_copy: Path, tmp_path_factory: pytest.TempPathFactory, bare_environment: dict[str, str]) -> Path:
+def wheel(source_copy: Path, once: Once, bare_environment: dict[str, str]) -> Path:
     """The wheel, built from the tree without network."""
-    folder = tmp_path_factory.mktemp("wheel")
-    build = ["-m", "build", "--wheel", "--no-isolation", "--outdir", str(folder), str(source_copy)]
-    run_python(sys.executable, build, folder, bare_environment)
-    [built] = folder.glob("*.whl")
+
+    def make(folder: Path) -> None:
+        build = ["-m", "build", "--wheel", "--no-isolation", "--outdir", str(folder), str(source_copy)]
+        run_python(sys.executable, build, folder, bare_environment)
+
+    [built] = once("wheel", make).glob("*.whl")
     return built
 
 
 @pytest.fixture(scope="session")
-def installed_wheel(wheel: Path, tmp_path_factory: pytest.TempPathFactory, bare_environment: dict[str, str]) -> Path:
+def installed_wheel(wheel: Path, once: Once, bare_environment: dict[str, str]) -> Path:
     """The Python of a virtual environment holding the wheel, with `sca-deploy` beside it.
 
     The dependencies are those of the environment the tests run in; the tree itself is out of reach as
     long as the child is started with `env=bare_environment` and outside the repository.
     """
-    folder = tmp_path_factory.mktemp("installed")
-    venv.create(folder, symlinks=True, with_pip=True)
-    python = folder / "bin" / "python"
-    run_python(python, ["-m", "pip", "install", "--no-index", "--no-deps", str(wheel)], folder, bare_environment)
-    ask = ["-c", "import sysconfig; print(sysconfig.get_path('purelib'))"]
-    site_packages = Path(run_python(python, ask, folder, bare_environment).strip())
-    # Python reads no .pth file of a folder that is itself named by one, so the editable install stays behind.
-    dependencies = {sysconfig.get_path(kind) for kind in ("purelib", "platlib")}
-    (site_packages / "dependencies.pth").write_text("\n".join(sorted(dependencies)) + "\n")
-    return python
+
+    def make(folder: Path) -> None:
+        venv.create(folder, symlinks=True, with_pip=True)
+        python = folder / "bin" / "python"
+        run_python(python, ["-m", "pip", "install", "--no-index", "--no-deps", str(wheel)], folder, bare_environment)
+        ask = ["-c", "import sysconfig; print(sysconfig.get_path('purelib'))"]
+        site_packages = Path(run_python(python, ask, folder, bare_environment).strip())
+        # Python reads no .pth file of a folder that is itself named by one, so the editable install stays behind.
+        dependencies = {sysconfig.get_path(kind) for kind in ("purelib", "platlib")}
+        (site_packages / "dependencies.pth").write_text("\n".join(sorted(dependencies)) + "\n")
+
+    return once("installed", make) / "bin" / "python"
 
 
 def run_python(python: str | Path, arguments: list[str], cwd: Path, environment: dict[str, str]) -> str:
@@ -91,21 +135,51 @@ def run_python(python: str | Path, arguments: list[str], cwd: Path, environment:
 
 def sca_deploy(*arguments: object, cwd: Path | None = None, **environment: str) -> subprocess.CompletedProcess[str]:
     """Run the command line as a user does, in a process of its own."""
-    command = [sys.executable, "-m", "sca_deploy.cli", *map(str, arguments)]
     env = os.environ | {"PYTHONPATH": str(ROOT)} | environment
-    return subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True, timeout=280)
+    line = [command(), *map(str, arguments)]
+    return subprocess.run(line, cwd=cwd, env=env, capture_output=True, text=True, timeout=280)
 
 
 @pytest.fixture(scope="session")
-def digits_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def digits_run(once: Once) -> Path:
     """A whole `sca-deploy run` on the real digits, shortened to six epochs. Tests must not change it."""
-    folder = tmp_path_factory.mktemp("runs") / "digits"
-    done = sca_deploy("run", "digits", "--epochs", 6, "-o", folder)
-    if done.returncode:
-        pytest.fail(f"the run ended with {done.returncode}\n{done.stderr}")
-    (folder.parent / "stdout").write_text(done.stdout)
-    (folder.parent / "stderr").write_text(done.stderr)
-    return folder
+
+    def make(folder: Path) -> None:
+        done = sca_deploy("run", "digits", "--epochs", 6, "-o", folder / "digits")
+        if done.returncode:
+            pytest.fail(f"the run ended with {done.returncode}\n{done.stderr}")
+        (folder / "stdout").write_text(done.stdout)
+        (folder / "stderr").write_text(done.stderr)
+
+    return once("six-epochs", make) / "digits"
+
+
+@pytest.fixture(scope="session")
+def shell_environment(root: Path) -> dict[str, str]:
+    """One thread, 200 columns, no colours, and the `sca-deploy` and `python` that the tests run in."""
+    path = os.pathsep.join(
+        [str(Path(command()).parent), str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)]
+    )
+    fixed = {"PATH": path, "PYTHONPATH": str(root), "OMP_NUM_THREADS": "1", "COLUMNS": "200", "NO_COLOR": "1"}
+    return {name: value for name, value in os.environ.items() if not name.startswith("PYTEST")} | fixed
+
+
+@pytest.fixture(scope="session")
+def first_run(once: Once, shell_environment: dict[str, str]) -> tuple[Path, subprocess.CompletedProcess[str]]:
+    """`sca-deploy run digits`, all its epochs: the folder, which is copied and not changed, and what was printed."""
+
+    def make(folder: Path) -> None:
+        done = subprocess.run(
+            FIRST_RUN.split(), cwd=folder, env=shell_environment, capture_output=True, text=True, timeout=240
+        )
+        if done.returncode:
+            pytest.fail(f"{FIRST_RUN} ended with {done.returncode}\n{done.stderr}")
+        (folder / "stdout").write_text(done.stdout)
+        (folder / "stderr").write_text(done.stderr)
+
+    folder = once("all-epochs", make)
+    said = ((folder / name).read_text() for name in ("stdout", "stderr"))
+    return folder / "runs" / "digits", subprocess.CompletedProcess(FIRST_RUN, 0, *said)
 
 
 @pytest.fixture(scope="session")
@@ -115,6 +189,32 @@ def shared_data(root):
     if not folder.is_dir():
         pytest.skip(f"{folder} is not there: set SCA_DEPLOY_SHARED_DATA to the folder of real NIR files and recordings")
     return folder
+
+
+LONG = (
+    "tests/docs/test_commands.py",
+    "tests/hardware/test_lava.py",
+    "tests/test_notebooks.py",
+    "tests/test_claims.py",
+    "tests/study/test_study.py",
+    "tests/sweep",
+    "tests/report/test_browser.py",
+    "tests/test_api.py",
+    "tests/test_pipeline.py",
+    "tests/pruning/test_methods.py",
+    "tests/docs",
+)
+"""Files and folders that take long, the longest first: workers take whole files, and the last to end is waited for."""
+
+
+def pytest_collection_modifyitems(items):
+    """Put what takes long first; the rest stays in the order of its names."""
+
+    def place(item):
+        path = item.path.relative_to(ROOT).as_posix()
+        return next((at for at, long in enumerate(LONG) if path == long or path.startswith(f"{long}/")), len(LONG))
+
+    items.sort(key=place)
 
 
 def pytest_terminal_summary(terminalreporter):

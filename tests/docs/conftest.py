@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import subprocess
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-FIRST_RUN = "sca-deploy run digits"
+from tests.conftest import FIRST_RUN
+
 SECONDS = 240
 
 Done = subprocess.CompletedProcess[str]
@@ -42,24 +41,6 @@ class Shell:
             text=True,
             timeout=SECONDS,
         )
-
-
-@pytest.fixture(scope="session")
-def shell_environment(root: Path) -> dict[str, str]:
-    """One thread, 200 columns, no colours, and the `sca-deploy` and `python` that the tests run in."""
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}"
-    fixed = {"PATH": path, "PYTHONPATH": str(root), "OMP_NUM_THREADS": "1", "COLUMNS": "200", "NO_COLOR": "1"}
-    return {name: value for name, value in os.environ.items() if not name.startswith("PYTEST")} | fixed
-
-
-@pytest.fixture(scope="session")
-def first_run(tmp_path_factory: pytest.TempPathFactory, shell_environment: dict[str, str]) -> tuple[Path, Done]:
-    """`sca-deploy run digits`, all its epochs: the folder, which is copied and not changed, and what was printed."""
-    folder = tmp_path_factory.mktemp("first-run")
-    done = Shell(folder, shell_environment).run(FIRST_RUN)
-    if done.returncode:
-        pytest.fail(f"{FIRST_RUN} ended with {done.returncode}\n{done.stderr}")
-    return folder / "runs" / "digits", done
 
 
 @pytest.fixture

@@ -26,7 +26,7 @@ def fashion_run(tmp_path_factory):
     if FASHION_MNIST.find(None) is None:
         pytest.skip(f"Fashion-MNIST is not here: {FASHION_MNIST.get}, or name its folder's parent in SCA_DEPLOY_DATA")
     folder = tmp_path_factory.mktemp("runs") / "fashion"
-    size = ("--train-samples", 1500, "--test-samples", 300, "--epochs", 2)
+    size = ("--train-samples", 400, "--test-samples", 100, "--epochs", 1)
     done = sca_deploy("run", "fashion", *size, "-o", folder)
     if not (folder / "report.html").exists():
         pytest.fail(f"the run ended with {done.returncode}\n{done.stderr}")
