@@ -198,8 +198,9 @@ def load_config(source: str | Path) -> Config:
         ScaDeployError: if the file is not TOML.
     """
     plain = read_toml(source, resources.files("sca_deploy.configs"))
-    if "study" in plain:
-        raise UsageError(f"{source} is a study", f"sca-deploy study {source}")
+    for kind in ("study", "sweep"):
+        if kind in plain:
+            raise UsageError(f"{source} is a {kind}", f"sca-deploy {kind} {source}")
     return Config.from_plain({"name": Path(source).stem, **plain})
 
 

@@ -64,7 +64,7 @@ def fit(
         dataset: whose training samples it is measured on.
 
     Raises:
-        UsageError: if the chip cannot carry the network.
+        ScaDeployError: if the chip cannot carry the network.
     """
     groups, oracle = channel_groups(network), Oracle.of(config, dataset, SAMPLES)
     budgeted, ranking = Budgeted(network, groups, config.prune), Ranking(scores, returns=False)

@@ -90,6 +90,8 @@ def test_a_file_that_is_not_there_is_called_a_file(name, near):
     assert caught.value.fix.startswith(near)
 
 
-def test_a_study_is_not_a_run():
-    with pytest.raises(UsageError, match="is a study"):
-        load_config("configs/studies/digits.toml")
+@pytest.mark.parametrize(("kind", "folder"), [("study", "studies"), ("sweep", "sweeps")])
+def test_a_study_or_a_sweep_is_not_a_run(kind, folder):
+    with pytest.raises(UsageError, match=f"is a {kind}") as caught:
+        load_config(f"configs/{folder}/digits.toml")
+    assert caught.value.fix == f"sca-deploy {kind} configs/{folder}/digits.toml"

@@ -23,6 +23,7 @@ from sca_deploy.hardware.chip import Band, Chip, load_chip
 from sca_deploy.nn import spec
 from sca_deploy.pruning.method import methods
 from sca_deploy.study.plan import StudyConfig
+from sca_deploy.sweep.plan import SweepConfig
 
 LOG = logging.getLogger(__name__)
 Rows = Iterable[Sequence[str]]
@@ -92,8 +93,8 @@ class ConfigTable(Table):
     def rows(self) -> Iterator[Sequence[str]]:
         """Type and default from the dataclass, the meaning from its source or from the body."""
         path = self.arguments[0].split(".") if self.arguments else []
-        table: Any = StudyConfig() if path[:1] == ["study"] else Config()
-        path = path[1:] if path[:1] == ["study"] else path
+        own = {"study": StudyConfig, "sweep": SweepConfig}
+        table: Any = own[path.pop(0)]() if path and path[0] in own else Config()
         for part in path:
             table = getattr(table, part)
         keys = {

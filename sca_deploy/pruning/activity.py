@@ -87,7 +87,7 @@ class Activity:
         """(synaptic operations, nJ) a sample and us a step of a layer, where every layer has so many channels.
 
         Args:
-            cores: that the layer then takes.
+            cores: that the layer then takes at least, as `hardware.counts.by_core` cuts it.
         """
         synops = sum(self._met(layer, number, channels) for number in range(len(layer.synapses)))
         spikes, share = self._fired(layer.name, channels), self._share(layer.name, channels)

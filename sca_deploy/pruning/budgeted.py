@@ -1,8 +1,10 @@
 """Masks that keep a budget: widths by what channels cost, channels by their score.
 
-While a network is pruned step by step, its limits fall from what it took at first to the budget, on the cubic of
-`pruning.schedule`. At the last step, and whenever more than the budget is measured afterwards, the masks are settled:
-chosen by the cost model, lowered and measured, and chosen again under tighter limits until what was measured fits.
+While a network is pruned step by step, every update chooses the widths that the budget leaves room for, and goes part
+of the way there from the whole network, on the cubic of `pruning.schedule`: every layer narrows steadily, and none has
+to give up much at the end. At the last step, and whenever more than the budget is measured afterwards, the masks are
+settled: chosen by the cost model, lowered and measured, and chosen again under tighter limits until what was measured
+fits.
 """
 
 from __future__ import annotations
@@ -10,12 +12,11 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
 
-from sca_deploy.budget import ACTIVE, RESOURCES, STRUCTURAL, amount
+from sca_deploy.budget import ACTIVE, STRUCTURAL, amount
 from sca_deploy.config import PruneConfig
 from sca_deploy.errors import DoesNotFit
 from sca_deploy.hardware.costs import Cost
@@ -62,7 +63,6 @@ class Budgeted:
         self._network, self._groups, self._config = network, list(groups), config
         names = {id(module): name for name, module in network.neurons().items()}
         self._layers = [tuple(names[id(neuron)] for neuron in group.neurons) for group in groups]
-        self._first: dict[str, float] = {}
 
     @property
     def budget(self) -> dict[str, float]:
@@ -80,7 +80,7 @@ class Budgeted:
         return tuple(int(group.norms[0].mask.sum()) for group in self._groups)
 
     def update(self, ranking: Ranking, left: float, oracle: Oracle) -> int:
-        """Set masks inside the limits of now; they are settled where these are the budget itself.
+        """Set masks part of the way to the budget; at its end they are settled.
 
         Args:
             ranking: what channels are kept by.
@@ -97,11 +97,10 @@ class Budgeted:
         self._refuse_impossible(model, ranking, oracle)
         if left == 0:
             return self.settle(ranking, oracle, lambda: oracle.costs(self._network, self.budget))
-        if not self._first:
-            whole = model.total(model.layers([group.channels for group in self._groups]))
-            self._first = {name: float(whole[RESOURCES.index(name)]) for name in self.budget}
-        limits = {name: limit + max(0.0, self._first[name] - limit) * left for name, limit in self.budget.items()}
-        return self._choose(self._problem(model, ranking, limits), ranking)
+        target = self._widths(self._problem(model, ranking, self.budget))
+        pairs = zip(self._groups, target, strict=True)
+        widths = tuple(width + math.floor(left * (group.channels - width)) for group, width in pairs)
+        return self._apply(widths, ranking, self._masks())
 
     def settle(self, ranking: Ranking, oracle: Oracle, measure: Measure) -> int:
         """Set masks that are measured to be inside the budget, or the smallest that the floors allow.
@@ -114,10 +113,10 @@ class Budgeted:
         Returns:
             How many channels the signals chose.
         """
-        model, limits, regrown = self._model(ranking, oracle), dict(self.budget), 0
+        model, limits, regrown, before = self._model(ranking, oracle), dict(self.budget), 0, self._masks()
         for _ in range(ROUNDS):
             problem = self._problem(model, ranking, limits)
-            regrown = self._choose(problem, ranking)
+            regrown = self._choose(problem, ranking, before)
             costs = measure()
             if self.keeps(costs) or self.widths == problem.least:
                 return regrown
@@ -125,7 +124,7 @@ class Budgeted:
                 if costs[name].upper > limit:
                     limits[name] *= min(TIGHTER, limit / costs[name].upper)
         least = self._problem(model, ranking, limits).least
-        return self._apply(least, ranking)
+        return self._apply(least, ranking, before)
 
     def keeps(self, costs: Mapping[str, Cost]) -> bool:
         """Whether costs are inside the budget, on other samples too."""
@@ -150,22 +149,16 @@ class Budgeted:
         found = zip(self.names, self.widths, edges(problem, self.widths), strict=True)
         return [(name, width, fewer, more) for name, width, (fewer, more) in found]
 
-    def state_dict(self) -> dict[str, Any]:
-        """What the network took at first."""
-        return {"first": dict(self._first)}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue from what `state_dict` gave."""
-        self._first = dict(state["first"])
-
     def _refuse_impossible(self, model: CostModel, ranking: Ranking, oracle: Oracle) -> None:
         limits = {name: limit for name, limit in self.budget.items() if name in STRUCTURAL}
         problem = self._problem(model, ranking, limits)
         if limits and not problem.possible():
-            self._apply(problem.least, ranking)
+            before = self._masks()
+            self._apply(problem.least, ranking, before)
             costs = oracle.costs(self._network, self.budget)
             if not self.keeps(costs):
                 raise self.refuse(costs)
+            self._set(before)
 
     def _model(self, ranking: Ranking, oracle: Oracle) -> CostModel:
         groups = []
@@ -190,22 +183,39 @@ class Budgeted:
         least = (max(1, math.floor(self._config.floor * c.size)) for c in model.groups)
         return Problem(model, scores, tuple(map(min, least, most)), most, limits)
 
-    def _choose(self, problem: Problem, ranking: Ranking) -> int:
-        return self._apply(ALLOCATED[self._config.allocation](problem) or problem.least, ranking)
+    def _choose(self, problem: Problem, ranking: Ranking, before: Sequence[torch.Tensor]) -> int:
+        return self._apply(self._widths(problem), ranking, before)
 
-    def _apply(self, widths: Widths, ranking: Ranking) -> int:
-        """Set masks of these widths; how many channels the signals chose."""
-        regrown = 0
+    def _widths(self, problem: Problem) -> Widths:
+        return ALLOCATED[self._config.allocation](problem) or problem.least
+
+    def _apply(self, widths: Widths, ranking: Ranking, before: Sequence[torch.Tensor]) -> int:
+        """Set masks of these widths; how many channels the signals chose.
+
+        Args:
+            widths: of every group.
+            ranking: what channels are kept by.
+            before: the masks that were there first; where nothing returns, only their channels are kept.
+        """
+        masks, regrown = [], 0
         for number, (group, width) in enumerate(zip(self._groups, widths, strict=True)):
             score, mask = ranking.scores[number], torch.zeros(group.channels)
-            score = score if ranking.returns else score.masked_fill(group.norms[0].mask.cpu() == 0, -math.inf)
+            score = score if ranking.returns else score.masked_fill(before[number] == 0, -math.inf)
             least = min(width, max(1, math.floor(self._config.floor * group.channels)))
             back = min(round(ranking.regrow * width), width - least)
             mask[score.argsort(descending=True, stable=True)[: width - back]] = 1
             if back:
                 signal = ranking.signals[number].masked_fill(mask > 0, -math.inf)
                 mask[signal.argsort(descending=True, stable=True)[:back]] = 1
+            masks.append(mask)
+            regrown += back
+        self._set(masks)
+        return regrown
+
+    def _masks(self) -> list[torch.Tensor]:
+        return [group.norms[0].mask.cpu().clone() for group in self._groups]
+
+    def _set(self, masks: Sequence[torch.Tensor]) -> None:
+        for group, mask in zip(self._groups, masks, strict=True):
             for norm in group.norms:
                 norm.mask.copy_(mask)
-            regrown += back
-        return regrown

@@ -190,15 +190,12 @@ class ChannelMethod(Method):
 
     def state_dict(self) -> dict[str, Any]:
         """What the score and the signal have seen of this epoch."""
-        seen = {"meter": self.meter.state_dict(), "regrowth": self.regrowth.state_dict()}
-        return seen if self._budget is None else seen | {"budget": self._budget.state_dict()}
+        return {"meter": self.meter.state_dict(), "regrowth": self.regrowth.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue from what `state_dict` gave."""
         self.meter.load_state_dict(state["meter"])
         self.regrowth.load_state_dict(state["regrowth"])
-        if self._budget is not None:
-            self._budget.load_state_dict(state["budget"])
 
     def _apply(self, masks: Sequence[torch.Tensor]) -> None:
         for group, mask in zip(self._groups, masks, strict=True):

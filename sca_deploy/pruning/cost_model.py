@@ -87,6 +87,6 @@ class CostModel:
             fraction = neurons / self._limits[0] + found.words / self._limits[1]
             active = (0.0,) * len(ACTIVE)
             if self._activity is not None:
-                active = self._activity.of(layer, channels, found.compiler_like)
+                active = self._activity.of(layer, channels, found.cores)
             self._known[key] = np.array([found.compiler_like, found.words, *active, fraction])
         return self._known[key]

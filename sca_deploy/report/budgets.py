@@ -11,15 +11,18 @@ from sca_deploy.report.tables import table
 
 def budget_lines(report: dict[str, Any]) -> list[str]:
     """What `fitting.fit` found, in a few lines: what is taken, what had to go, where the cores change."""
-    lines = []
-    if report["trimmed"]:
-        gone = ", ".join(f"{number} of {name}" for name, number in report["trimmed"].items())
-        lines.append(f"measured above its budget once lowered, so channels went: {gone}")
+    lines = [words] if (words := trimmed_words(report)) else []
     for edge in report["edges"]:
-        told = [_edge(side, edge[side]) for side in ("fewer", "more") if edge[side] is not None]
+        told = [_edge(edge[side]) for side in ("fewer", "more") if edge[side] is not None]
         if told:
             lines.append(f"{edge['name']} has {counted(edge['channels'], 'channel')}; {', '.join(told)}")
     return lines
+
+
+def trimmed_words(report: dict[str, Any]) -> str:
+    """What had to go after the training; empty if nothing had to."""
+    gone = ", ".join(f"{number} of {name}" for name, number in report["trimmed"].items())
+    return f"measured above its budget once lowered, so channels went: {gone}" if gone else ""
 
 
 def budget_table(report: dict[str, Any], width: int | None = None) -> str:
@@ -42,8 +45,8 @@ def budget_table(report: dict[str, Any], width: int | None = None) -> str:
     return table(("limit", "takes", "of the limit", "most of it in", ""), rows, title, width)
 
 
-def _edge(side: str, edge: dict[str, int]) -> str:
+def _edge(edge: dict[str, int]) -> str:
     change = abs(edge["cores"])
     verb = "would take" if edge["cores"] > 0 else "would save"
     more = " more" if edge["cores"] > 0 else ""
-    return f"{edge['channels']} {verb} {counted(change, 'core')}{more}"
+    return f"{edge['channels']:,} {verb} {counted(change, 'core')}{more}"

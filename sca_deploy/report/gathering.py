@@ -31,6 +31,7 @@ FILES = {
     "compaction": ("compaction.json", "nothing was compacted here"),
     "calibration": ("calibration.json", "no scales were searched here"),
     "manifest": ("manifest.json", "`sca-deploy run` leaves a manifest when it lowers a network"),
+    "budget": ("budget.json", "what training was held to was not kept"),
 }
 """Parts that are a file of the arm, and what it means where there is none."""
 NETWORKS = ("network.pt", "train/checkpoint.pt", "program.npz")
@@ -57,8 +58,9 @@ def gather(
 
     Returns:
         {"title", "comparison", "chip", "arms": {"dense", "pruned"}}; an arm holds "name", "title", "evaluation",
-        "log", "layers", "floor", "traces", "verification", "compaction", "calibration", "manifest" and "missing",
-        which says of each part that is None or empty why, in one line.
+        "log", "layers", "floor", "traces", "verification", "compaction", "calibration", "manifest", "budget" (None, and
+        not missing, where none was asked for) and "missing", which says of each other part that is None or empty why,
+        in one line.
 
     Raises:
         ScaDeployError: if a file of an arm is damaged, or its chip is not there.
@@ -102,6 +104,7 @@ class _Arm:
         """Plain data, with the reason for what is missing."""
         parts: dict[str, Callable[[], Any]] = {
             **{part: partial(self._file, part) for part in FILES},
+            "budget": self._budget,
             "evaluation": self._evaluation,
             "log": self._log,
             "layers": self._layers,
@@ -192,6 +195,10 @@ class _Arm:
         if part == "verification":
             self._check_exportable()
         raise _Absent(reason)
+
+    def _budget(self) -> dict[str, Any] | None:
+        """What training was held to, if anything was asked."""
+        return self._file("budget") if self._known is not None and "budget" in self._known else None
 
     def _check_exportable(self) -> None:
         """What is not on the chip cannot be compared with it."""

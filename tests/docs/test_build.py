@@ -25,6 +25,7 @@ from sca_deploy.pruning.method import methods
 from sca_deploy.pruning.regrowth import SIGNALS
 from sca_deploy.pruning.scores import SCORES
 from sca_deploy.study.plan import StudyConfig
+from sca_deploy.sweep.plan import SweepConfig
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -176,7 +177,10 @@ def keys(table: Any, path: str) -> Iterator[tuple[str, str, Any]]:
             yield f"[{path}]" if path else "Top", field.name, default
 
 
-@pytest.mark.parametrize(("heading", "key", "default"), [*keys(Config(), ""), *keys(StudyConfig(), "study")])
+CONFIG_KEYS = [*keys(Config(), ""), *keys(StudyConfig(), "study"), *keys(SweepConfig(), "sweep")]
+
+
+@pytest.mark.parametrize(("heading", "key", "default"), CONFIG_KEYS)
 def test_every_config_key_is_in_the_reference_with_its_default(pages, heading, key, default):
     kind, shown, meaning = Page(pages["reference/config"]).rows(heading)[key]
     assert kind == type(default).__name__

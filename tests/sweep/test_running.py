@@ -76,7 +76,7 @@ def test_a_cell_of_another_config_is_refused_before_any_training(few, tmp_path):
 
 def test_an_unknown_method_is_named_with_its_cell_before_any_training(tmp_path):
     (tmp_path / "few.toml").write_text(FEW.replace('"random"', '"randon"'))
-    with pytest.raises(UsageError, match="method-randon, seed 0: unknown method 'randon'"):
+    with pytest.raises(UsageError, match="method-randon, seed 0: unknown prune.method 'randon'"):
         run_sweep(load_sweep(tmp_path / "few.toml", {}), tmp_path / "sweep", Console(quiet=True))
     assert made(tmp_path / "sweep") == {}
 

@@ -16,7 +16,18 @@ from plotly.offline import get_plotlyjs
 
 from sca_deploy import __version__
 from sca_deploy.files import write_text
-from sca_deploy.report.page import accuracy, agreement, channels, costs, energy, floor, provenance, samples, verdict
+from sca_deploy.report.page import (
+    accuracy,
+    agreement,
+    budget,
+    channels,
+    costs,
+    energy,
+    floor,
+    provenance,
+    samples,
+    verdict,
+)
 from sca_deploy.report.page.chart import Chart, Missing, shared_template, why_missing
 
 _FOLDER = files("sca_deploy.report.page")
@@ -82,8 +93,11 @@ def _parts(document: Mapping[str, Any]) -> dict[str, Any]:
         "cards": verdict.cards(comparison),
         "rows": verdict.rows(comparison),
         "test_samples": comparison["dense"]["test_samples"],
-        "warnings": [f"{arm}: {line}" for arm, lines in comparison["warnings"].items() for line in lines],
-        "verified": agreement.verified(document),
+        "warnings": budget.broken(document)
+        + [f"{arm}: {line}" for arm, lines in comparison["warnings"].items() for line in lines],
+        "verified": budget.kept(document) + agreement.verified(document),
+        "budgets": budget.budgets(document),
+        "edges": budget.edges(document),
         "charts": charts,
         "floors": floors,
         "legend": floor.legend(document),
