@@ -177,7 +177,7 @@ def count(simulation: Simulation) -> Counts:
 
 
 def by_synapse(simulation: Simulation) -> dict[tuple[str, int], int]:
-    """Synaptic operations with non-zero weights of every synapse, by its layer and its place among that one's synapses."""
+    """Synaptic operations with non-zero weights of every synapse, by its layer and its place among the layer's."""
     return {
         (layer.name, number): int(_operations(synapse, simulation.messages[synapse.source]).sum())
         for layer in simulation.program.layers

@@ -291,13 +291,23 @@ def _lowered_from(folder: Path, network: Path) -> bool:
 
 
 def _newest_network(folder: Path) -> Path | None:
-    """The compacted network of an arm, or its checkpoint where that was trained further since."""
-    small, checkpoint = folder / "network.pt", folder / "train" / "checkpoint.pt"
+    """The compacted network of an arm, or the trained one where that is newer."""
+    small, trained = folder / "network.pt", _newest_trained(folder)
     if not small.exists():
-        return checkpoint if checkpoint.exists() else None
-    if checkpoint.exists() and load_network(small)[1].get("checkpoint") != sha256(checkpoint):
-        return checkpoint
+        return trained
+    if trained is not None and load_network(small)[1].get("checkpoint") != sha256(trained):
+        return trained
     return small
+
+
+def _newest_trained(folder: Path) -> Path | None:
+    """The checkpoint of an arm, or what was held to a budget, unless the checkpoint was trained further since."""
+    checkpoint, held = folder / "train" / "checkpoint.pt", folder / "fitted.pt"
+    if not checkpoint.exists():
+        return None
+    if held.exists() and load_network(held)[1].get("checkpoint") == sha256(checkpoint):
+        return held
+    return checkpoint
 
 
 def _config_near(place: Path) -> Config | None:

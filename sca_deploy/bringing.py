@@ -93,7 +93,7 @@ def pruning_config(name: str, file: Path, data: DataConfig, steps: int, flags: M
     Raises:
         UsageError: naming the value that is out of range, or if both or neither of "keep" and "budget" are there.
     """
-    if (flags.get("keep") is None) == (flags.get("budget") is None):
+    if (flags.get("keep") is None) != bool(flags.get("budget")):
         both = "both --keep and --budget are given" if flags.get("budget") else "neither --keep nor --budget is given"
         raise UsageError(both, "say how much is to be left, a fraction or what it may take on the chip")
     train = replace(TrainConfig(epochs=flags["epochs"], lr=RATE), **_given(flags, "lr", "batch_size", "device"))

@@ -139,15 +139,17 @@ def _difference(there: Any, asked: Any, path: str = "") -> str:
     """The first key of two configs that differs, in brackets, with both values; nothing where they are no tables."""
     if not (isinstance(there, dict) and isinstance(asked, dict)):
         return ""
-    key = next(key for key in asked if there.get(key) != asked[key])
-    old, new, name = there.get(key), asked[key], f"{path}{key}"
+    key = next(key for key in {**asked, **there} if there.get(key) != asked.get(key))
+    old, new, name = there.get(key), asked.get(key), f"{path}{key}"
     if isinstance(new, dict):
         return _difference(old, new, f"{name}.")
     return f" ({name})" if isinstance(new, list) else f" ({name} {_value(old)}, not {_value(new)})"
 
 
 def _value(value: Any) -> str:
-    """As a config file has it; what is empty is seen to be."""
+    """As a config file has it; what is empty, or not there, is seen to be."""
+    if value is None:
+        return "none"
     return f"'{value}'" if isinstance(value, str) and not value else str(value)
 
 
@@ -338,6 +340,7 @@ def fit_arm(job: Job, arm: str) -> None:
     for line in budget_lines(found.report):
         job.console.say(f"{arm}: {line}")
     if found.failure is not None:
+        (folder / "fitted.pt").unlink(missing_ok=True)  # it was inside the budget of another chip
         raise found.failure
     save_network(folder / "fitted.pt", network, input_bits=job.inputs.bits, checkpoint=sha256(checkpoint))
 
@@ -377,7 +380,7 @@ def compact_arm(job: Job, arm: str) -> None:
     if "drop" in calibrated.report:
         said = "{drop_before:.2f} to {drop:.2f} points in {epochs} epochs".format(**calibrated.report)
         job.console.say(f"{arm}: fine-tuning in integers took what the chip loses on training samples from {said}")
-    checkpoint = sha256(folder / "train" / "checkpoint.pt")  # by which it is known whether it was trained further since
+    checkpoint = sha256(trained_network(job, arm))  # by which it is known whether it was trained further since
     extra = {"input_bits": job.inputs.bits, "checkpoint": checkpoint, "scales": calibrated.scales}
     save_network(folder / "network.pt", calibrated.network, **extra)
 

@@ -193,11 +193,14 @@ def shared_data(root):
 
 LONG = (
     "tests/docs/test_commands.py",
+    "tests/test_budget_pipeline.py",
     "tests/hardware/test_lava.py",
     "tests/test_notebooks.py",
     "tests/test_claims.py",
     "tests/study/test_study.py",
     "tests/sweep",
+    "tests/test_wide.py",
+    "tests/test_cluster.py",
     "tests/report/test_browser.py",
     "tests/test_api.py",
     "tests/test_pipeline.py",

@@ -11,7 +11,8 @@ layer gives up as many channels at once as it takes to save something. The searc
 what saves most for the score that is lost, until the budget holds; then up, wherever something still fits; then
 exchanges between layers, as long as one gains.
 
-No core is spent on nothing: one that would hold less than a twentieth of its layer's channels is given back.
+No core is spent on nothing: one that adds less than a quarter of the channels that a core of those layers holds in the
+mean is given back.
 
 `by_score` and `evenly` share a budget out in the two usual ways, to compare with: the best channels of the whole
 network, or the same fraction of every layer, as many as fit.
@@ -33,8 +34,8 @@ MOVES = 32
 """Widths of a layer, evenly spaced, that are tried at once on the way down."""
 HARDLY = 1e-3
 """What a saving that no limit feels yet, a part of a core, counts beside one that it does."""
-NOTHING = 0.05
-"""The share of a layer's channels below which an additional core is spent on nothing."""
+NOTHING = 0.25
+"""The share of what a core holds in the mean below which an additional one is spent on nothing."""
 FURTHER = (0.0, 0.02, 0.06, 0.12, 0.25)
 """How far a layer is widened, as shares of its channels, to see whether others should make room."""
 PASSES = 4
@@ -49,7 +50,7 @@ class Problem:
 
     Args:
         model: says what widths cost.
-        scores: of every group's channels, in the order in which they would be kept, (C,), none negative.
+        scores: of every group's channels, in the order in which they would be kept, (C,).
         least, most: channels that every group keeps at least, and at most.
         limits: of RESOURCES.
     """
@@ -218,9 +219,15 @@ class _Search:
         for group, width in enumerate(self.widths):
             for narrower in range(width - 1, max(self.problem.least[group], math.ceil((1 - NOTHING) * width)) - 1, -1):
                 there = self.whole_at(group, narrower)
-                if there[CORES] < self.whole[CORES] and self._excess(there) == 0:
+                saved = self.whole[CORES] - there[CORES]
+                nothing = NOTHING * width * saved / self._held(group)
+                if saved > 0 and width - narrower <= nothing and self._excess(there) == 0:
                     self._set(group, narrower)
                     break
+
+    def _held(self, group: int) -> float:
+        """Cores of the layers that a group's width changes."""
+        return sum(float(self._layers[name][CORES]) for name in self.problem.model.touched(group))
 
     def _set(self, group: int, width: int) -> None:
         self._layers = self._layers_at(group, width)
@@ -260,7 +267,8 @@ class _Search:
         for wider in sorted(further for further in tried if width < further <= most):
             there = self.whole_at(group, wider)
             cores = there[CORES] - self.whole[CORES]
-            if self._excess(there) == 0 and wider - width >= NOTHING * width * cores:
+            nothing = NOTHING * wider * cores / max(1.0, self._held(group) + cores)
+            if self._excess(there) == 0 and wider - width > nothing:
                 yield wider
 
     def _steps_up(self, group: int) -> list[int]:
@@ -280,8 +288,12 @@ class _Search:
 
 
 def _worth(score: Floats) -> Floats:
-    """-1 / share of the sum that the first k hold; of scores that are all 0, of the number."""
-    even = score if score.sum() > 0 else np.ones_like(score)
+    """-1 / share of the sum that the first k hold; of scores that are all alike, of the number.
+
+    Some criticalities are negative at rest: such scores are counted from the lowest, so that more are never worth less.
+    """
+    above = score - min(0.0, float(score.min(initial=0.0)))
+    even = above if above.sum() > 0 else np.ones_like(score)
     held = np.concatenate([[0.0], even.cumsum()]) / even.sum()
     worth: Floats = -1 / np.maximum(held, 1e-9)
     return worth

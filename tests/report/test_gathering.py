@@ -52,8 +52,9 @@ def test_a_whole_run_misses_nothing(document: dict[str, Any], digits_run: Path) 
     for name, arm in document["arms"].items():
         assert arm["missing"] == {}
         assert (arm["name"], arm["title"]) == (name, f"digits-{name}")
-        assert set(arm) == {"name", "title", *PARTS, "missing"}
+        assert set(arm) == {"name", "title", *PARTS, "budget", "missing"}
         assert all(arm[part] for part in PARTS)
+        assert arm["budget"] is None  # none was asked for
 
 
 @pytest.mark.parametrize("arm", ["dense", "pruned"])
@@ -219,11 +220,34 @@ def test_networks_that_stay_in_floats_say_why(tmp_path: Path, monkeypatch: pytes
         assert arm["compaction"]
 
 
+def ask_for_a_budget(arm: Path) -> None:
+    """Let an arm look as if it had been held to five cores."""
+    evaluation = json.loads((arm / "evaluation.json").read_text())
+    limit = {"name": "cores", "limit": 5, "value": 4, "kept": True, "label": "estimated"}
+    (arm / "evaluation.json").write_text(json.dumps(evaluation | {"budget": [limit]}))
+
+
+def test_what_training_was_held_to_comes_as_it_is(run: Path) -> None:
+    ask_for_a_budget(run / "pruned")
+    (run / "pruned" / "budget.json").write_text('{"chip": "loihi2", "resources": []}')
+    arms = gathered(run)["arms"]
+    assert arms["pruned"]["budget"] == {"chip": "loihi2", "resources": []}
+    assert (arms["dense"]["budget"], arms["dense"]["missing"], arms["pruned"]["missing"]) == (None, {}, {})
+
+
+def test_a_budget_without_its_file_says_so(run: Path) -> None:
+    ask_for_a_budget(run / "pruned")
+    arm = gathered(run)["arms"]["pruned"]
+    assert (arm["budget"], arm["missing"]) == (None, {"budget": "what training was held to was not kept"})
+
+
 @pytest.mark.parametrize(
-    "file", ["verify.json", "compaction.json", "calibration.json", "manifest.json", "train/metrics.jsonl"]
+    "file",
+    ["verify.json", "compaction.json", "calibration.json", "manifest.json", "budget.json", "train/metrics.jsonl"],
 )
 @pytest.mark.parametrize("content", ["{", "[1]", "3"])
 def test_a_damaged_file_is_an_error_that_names_it(run: Path, file: str, content: str) -> None:
+    ask_for_a_budget(run / "pruned")
     path = run / "pruned" / file
     path.write_text(content)
     with pytest.raises(ScaDeployError) as caught:

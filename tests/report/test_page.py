@@ -653,3 +653,114 @@ def test_a_core_is_drawn_where_it_lies_and_as_full_as_it_is(make_document):
 
 def test_the_page_of_a_document_is_the_same_every_time(document):
     assert render(document) == render(document)
+
+
+# The budget
+
+CORES = {"name": "cores", "limit": 6, "value": 5, "kept": True, "label": "estimated"}
+OPERATIONS = {"name": "synops", "limit": 80000, "value": 77940.225, "kept": True, "label": "simulated"}
+
+
+def with_budget(document, *limits, arm="pruned", **held):
+    """The document of a network that was held to limits; "held" changes what budget.json says."""
+    document["arms"][arm]["evaluation"]["budget"] = list(limits)
+    taken = {limit["name"]: limit | {"upper": limit["value"] * 1.01, "layer": "lif2", "why": "-"} for limit in limits}
+    edges = [
+        {"name": "lif1", "channels": 14, "fewer": None, "more": None},
+        {"name": "lif2", "channels": 31, "fewer": {"channels": 20, "cores": -1}, "more": {"channels": 32, "cores": 4}},
+    ]
+    report = {"chip": "loihi2", "samples": 512, "fits": True, "resources": list(taken.values()), "trimmed": {}}
+    document["arms"][arm]["budget"] = report | {"edges": edges} | held
+    return document
+
+
+def table_of(html, label):
+    """The texts of a table's cells, row by row."""
+    table = html.split(f'aria-label="Table: {label}"')[1].split("</table>")[0]
+    rows = [re.findall(r"<t[hd][^>]*>(.*?)</t[hd]>", row, re.DOTALL) for row in table.split("<tr>")[1:]]
+    return [[" ".join(re.sub(r"<[^>]*>", " ", cell).split()) for cell in row] for row in rows]
+
+
+def verdict_of(html):
+    return Reader(html.split('<section id="verdict"')[1].split("</section>")[0]).text
+
+
+def test_a_run_without_a_budget_says_nothing_of_one(document):
+    page = Reader(render(document))
+    assert "budget" not in page.ids
+    assert "inside its budget" not in page.text
+    assert "where the cores change" not in page.text
+
+
+def test_a_budget_that_is_kept_is_said_in_the_verdict(document):
+    html = render(with_budget(document, CORES, OPERATIONS))
+    said = (
+        "pruned: inside its budget: 5 of 6 cores (estimated), 77,940 of 80,000 synaptic operations a sample (simulated)"
+    )
+    assert said in verdict_of(html)
+    assert "dense: inside" not in html
+    assert "above its budget" not in html
+
+
+def test_every_limit_is_a_row_with_its_share_and_its_label(document):
+    html = render(with_budget(document, CORES, OPERATIONS))
+    assert table_of(html, "budget of the pruned network") == [
+        ["resource", "limit", "taken", "of the limit", "in training", "most of it in", "where it comes from"],
+        ["cores estimated", "6", "5", "83.3 %", "84.2 %", "lif2", "estimated"],
+        [
+            "synaptic operations a sample simulated",
+            "80,000",
+            "77,940",
+            "97.4 %",
+            "98.4 %",
+            "lif2",
+            "simulated",
+        ],
+    ]
+    assert Reader(html).values["77940.225"][0] == "77,940"
+    assert re.findall(r'<i style="width: ([\d.]+)%">', html.split('id="budget"')[1].split("</table>")[0]) == [
+        "83.33",
+        "97.43",
+    ]
+
+
+def test_a_budget_that_is_broken_is_a_warning_in_digits_that_show_it(document):
+    over = OPERATIONS | {"value": 80000.04, "kept": False}
+    html = render(with_budget(document, CORES, over))
+    said = "pruned: above its budget on test samples: 80,000.04 of 80,000.00 synaptic operations a sample (simulated)"
+    assert said in Reader(html.split('aria-label="Warnings"')[1].split("</div>")[0]).text
+    assert "inside its budget" not in html
+    assert table_of(html, "budget of the pruned network")[2][1:4] == [
+        "80,000.00",
+        "80,000.04",
+        "100.00005 %, exceeded",
+    ]
+
+
+def test_where_the_cores_change_is_told_layer_by_layer(document):
+    html = render(with_budget(document, CORES))
+    assert table_of(html, "pruned: where the cores change") == [
+        ["layer", "channels", "with fewer", "with more"],
+        ["lif1", "14", "-", "-"],
+        ["lif2", "31", "20: 1 core less", "32: 4 cores more"],
+    ]
+
+
+def test_channels_that_had_to_go_after_the_training_are_named(document):
+    text = Reader(render(with_budget(document, CORES, trimmed={"lif2": 3, "lif3": 1}))).text
+    assert "Measured above its budget once lowered, so channels went: 3 of lif2, 1 of lif3." in text
+
+
+def test_a_budget_whose_training_is_not_known_is_shown_with_the_reason(document):
+    with_budget(document, CORES)["arms"]["pruned"] |= {"budget": None, "missing": {"budget": "not kept"}}
+    html = render(document)
+    assert table_of(html, "budget of the pruned network")[1][4:6] == ["-", "-"]
+    assert Reader(html).text.count("pruned: not kept") == 2  # beside the limits, and where the cores change
+
+
+def test_two_networks_that_were_both_held_to_a_budget_have_one_each(document):
+    with_budget(with_budget(document, CORES), CORES | {"value": 6}, arm="dense")
+    html = render(document)
+    assert "dense: inside its budget: 6 of 6 cores (estimated)" in html
+    assert table_of(html, "budget of the dense network")[1][2] == "6"
+    assert table_of(html, "budget of the pruned network")[1][2] == "5"
