@@ -79,7 +79,7 @@ class Watch:
 
 def plan(options: argparse.Namespace, folder: Path) -> Sweep:
     """The sweep that is done in every way."""
-    keep = [round((number + 1) / options.cells, 4) for number in range(options.cells)]
+    keep = [round(0.2 + 0.8 * (number + 1) / options.cells, 4) for number in range(options.cells)]
     text = PLAN.format(keep=keep, epochs=options.epochs, train=options.train_samples, test=options.test_samples)
     (folder / "scaling.toml").write_text(text, encoding="utf-8")
     return load_sweep(folder / "scaling.toml", {})

@@ -14,11 +14,13 @@ from sca_deploy.checkpoint import load_network, save_network
 from sca_deploy.config import Config, DataConfig, NetworkConfig, PruneConfig, TrainConfig
 from sca_deploy.console import Console
 from sca_deploy.errors import DoesNotFit, UsageError
-from sca_deploy.files import sha256
+from sca_deploy.files import sha256, write_json
 from sca_deploy.fitting import Fit
 from sca_deploy.nn.network import SpikingNetwork
 from sca_deploy.nn.spec import NetworkSpec, parse_layers
 from sca_deploy.pruning.allocation import Problem
+from sca_deploy.study.cells import row_of
+from sca_deploy.study.plan import Cell
 
 LAYERS = [
     *({"type": "flatten"}, {"type": "linear", "features": 6}, {"type": "batch_norm"}, {"type": "lif"}),
@@ -132,3 +134,12 @@ def test_more_channels_are_never_worth_less_even_where_scores_are_negative(score
     [worth] = Problem(None, [np.array(scores)], (1,), (len(scores),), {}).worth()
     assert (np.diff(worth) >= 0).all()
     assert worth[-1] == pytest.approx(-1)
+
+
+@pytest.mark.parametrize(
+    ("prune", "keep"), [({"keep": 0.4}, 0.4), ({"budget": {"words": 500}}, None), ({"method": "dense"}, 1.0)]
+)
+def test_a_row_of_a_study_tells_no_fraction_where_a_budget_decides_it(tmp_path, prune, keep):
+    write_json(tmp_path / "evaluation.json", {"figures": {"accuracy_chip": 0.5}})
+    row = row_of(Cell("arm", 0, config(**prune)), tmp_path)
+    assert (row["keep"], row["accuracy_chip"]) == (keep, 0.5)

@@ -122,6 +122,7 @@ def rows(study: Study, folder: Path) -> list[Row]:
 def row_of(cell: Cell, folder: Path) -> Row:
     """What a cell is, and the figures of its evaluation; `folder` is its arm's."""
     config, document = cell.config, read_json(folder / "evaluation.json")
+    dense = config.prune.method == "dense"
     row: Row = {
         "arm": cell.arm,
         "seed": cell.seed,
@@ -129,7 +130,8 @@ def row_of(cell: Cell, folder: Path) -> Row:
         "regrow_by": config.prune.regrow_by,
         "steps": config.network.steps,
         "epochs": config.train.epochs,
-        "keep": config.prune.keep if config.prune.method != "dense" else 1.0,
+        # A budget decides how much is kept in the place of prune.keep.
+        "keep": 1.0 if dense else None if config.prune.budget else config.prune.keep,
     }
     for key, value in document["figures"].items():
         if isinstance(value, dict):
