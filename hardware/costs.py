@@ -17,8 +17,10 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from sca_deploy.hardware.budgets import fits
 from sca_deploy.hardware.chip import Chip
 from sca_deploy.hardware.counts import Counts, by_core, count, together
+from sca_deploy.hardware.cutting import Cut
 from sca_deploy.hardware.energy import estimate as estimate_energy
 from sca_deploy.hardware.mapping import Mapping, map_program
 from sca_deploy.hardware.placement import Route, routes
@@ -29,6 +31,8 @@ from sca_deploy.hardware.traffic import route
 
 PARTS = 16
 """Parts of the samples whose spread gives the standard error."""
+UNHELD = 1e6
+"""Cores that a layer counts as which no core can hold, times how far the fullest budget of one is exceeded."""
 ERRORS = 3.0
 """Standard errors between the mean and the upper value."""
 NANOSECONDS_PER_MICROSECOND = 1000
@@ -77,14 +81,26 @@ def costs(program: Program, chip: Chip, x: npt.NDArray[np.generic] | None = None
 
 
 def structural(mapping: Mapping) -> dict[str, Cost]:
-    """Cores and words of a mapping."""
-    most = max(mapping.layers, key=lambda layer: layer.compiler_like)
+    """Cores and words of a mapping; a layer that no core can hold takes more cores than there are."""
+    most = max(mapping.layers, key=lambda layer: cores_of(layer.cut))
     widest = max(mapping.layers, key=lambda layer: layer.synapse_words_total)
-    cores, words = mapping.compiler_like, sum(layer.synapse_words_total for layer in mapping.layers)
+    cores, words = (
+        sum(cores_of(layer.cut) for layer in mapping.layers),
+        sum(y.synapse_words_total for y in mapping.layers),
+    )
+    why = f"{most.compiler_like} of them, {most.binding}"
+    if not most.fits:
+        use = most.core[most.binding]
+        why = f"a core with one of its neurons needs {use.used:,} {most.binding} of {use.limit:,}"
     return {
-        "cores": Cost(cores, cores, most.name, f"{most.compiler_like} of them, {most.binding}", "estimated"),
+        "cores": Cost(cores, cores, most.name, why, "estimated"),
         "words": Cost(words, words, widest.name, f"{widest.synapse_words_total:,} of them", "estimated"),
     }
+
+
+def cores_of(cut: Cut) -> float:
+    """Cores of a layer as the compiler would split it; far more than any system has where none can hold it."""
+    return cut.compiler_like if fits(cut.core) else UNHELD * max(use.fraction for use in cut.core.values())
 
 
 def _active(counts: Counts, mapping: Mapping, paths: dict[tuple[str, str], Route], chip: Chip) -> dict[str, Cost]:

@@ -29,7 +29,7 @@ class FloatRun:
 def run_floats(populations: Sequence[Population], x: npt.NDArray[np.generic]) -> FloatRun:
     """Run samples from rest. x is (samples, steps, *input shape)."""
     samples, steps = x.shape[:2]
-    known = {INPUT: torch.from_numpy(np.ascontiguousarray(x)).double()}
+    known = {INPUT: torch.from_numpy(np.array(x, dtype=np.float64))}
     for population in populations:
         known[population.name] = torch.zeros(samples, steps, *population.shape, dtype=torch.float64)
     final = torch.zeros(0)

@@ -39,7 +39,7 @@ def read_budget(flags: Iterable[str]) -> dict[str, float]:
     """
     found: dict[str, float] = {}
     for part in (part.strip() for flag in flags for part in flag.split(",")):
-        name, equals, value = part.partition("=")
+        name, equals, value = (word.strip() for word in part.partition("="))
         if not equals:
             raise UsageError(f"--budget {part!r} names no limit", "write RESOURCE=NUMBER, such as cores=32")
         if name in found:
@@ -97,13 +97,19 @@ def kept(evaluation: Mapping[str, Any], limits: Mapping[str, float]) -> list[dic
     ]
 
 
+def number(limit: float) -> str:
+    """A limit as it would be asked for."""
+    return str(int(limit)) if float(limit).is_integer() else f"{limit:.12g}"
+
+
 def amount(resource: str, value: float) -> str:
     """A value of a resource for people: 32 cores, 1,234.5 nJ of dynamic energy a sample."""
-    number = f"{value:,.0f}" if resource in STRUCTURAL or value >= 1000 else f"{value:,.4g}"
-    return f"{number} {WORDS[resource]}"
+    whole = resource in STRUCTURAL and float(value).is_integer()
+    shown = f"{value:,.0f}" if whole or value >= 1000 else f"{value:,.4g}"
+    return f"{shown} {WORDS[resource]}"
 
 
 def _number(text: str) -> float:
     """A whole number as such, as a config file has it, so that the two ways of asking are the same."""
-    number = float(text)
-    return int(number) if number.is_integer() else number
+    value = float(text)
+    return int(value) if value.is_integer() else value

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import pickle
 import zipfile
 from pathlib import Path
@@ -30,8 +31,10 @@ def save_network(path: str | Path, network: Network, **extra: Any) -> None:
     else:
         described["spec"] = network.spec.to_plain()
     document = {"format": FORMAT, **described, "state": network.state_dict(), **extra}
+    packed = io.BytesIO()  # torch's own way to a file tells of a full disk in its own words
+    torch.save(document, packed)
     with atomic_path(path) as temporary:
-        torch.save(document, temporary)
+        temporary.write_bytes(packed.getbuffer())
 
 
 def load_trained(path: str | Path) -> SpikingNetwork:

@@ -86,6 +86,7 @@ def train(options: Options, config: str, output: Path | None, arm: str, resume: 
     from sca_deploy.console import columns
     from sca_deploy.files import read_json
     from sca_deploy.report.budgets import budget_table
+    from sca_deploy.report.figures import counted
     from sca_deploy.train import read_log
 
     job = _job(options, config, output, flags, None)
@@ -95,7 +96,7 @@ def train(options: Options, config: str, output: Path | None, arm: str, resume: 
     pipeline.start(job, [arm])
     pipeline.trained(job, arm)
     last = read_log(job.folder / arm / "train")[-1]
-    text = f"{job.folder}/{arm}: {last['epoch']} epochs, test accuracy {100 * last['test_accuracy']:.2f} % (measured)"
+    text = f"{job.folder}/{arm}: {counted(last['epoch'], 'epoch')}, test accuracy {100 * last['test_accuracy']:.2f} % (measured)"
     if pipeline.arm_config(job.config, arm).prune.budget:
         last |= {"budget": read_json(job.folder / arm / "budget.json")}
         text = f"{text}\n\n{budget_table(last['budget'], columns())}"
@@ -402,6 +403,8 @@ def _job(options: Options, source: str, output: Path | None, flags: dict[str, An
     from sca_deploy.pipeline import Job
 
     flags = {key.replace("__", "."): value for key, value in flags.items()}
+    if flags.get("prune.keep") is not None and flags.get("prune.budget"):
+        raise UsageError("both --keep and --budget are given", "a budget says how much is to be left: leave --keep out")
     config = anchored(override(load_config(source), flags))
     return Job(config, output or Path("runs") / config.name, options.console(), lava_python)
 

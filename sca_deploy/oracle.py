@@ -52,7 +52,8 @@ class Oracle:
         """
         inputs = inputs_of(config, dataset)
         rules = Rules(config.network.steps, inputs.bits)
-        return cls(load_chip(config.chip), rules, inputs.over_time(dataset.train_x[:samples]))
+        spread = np.linspace(0, len(dataset.train_x) - 1, min(samples, len(dataset.train_x))).astype(np.int64)
+        return cls(load_chip(config.chip), rules, inputs.over_time(dataset.train_x[spread]))
 
     def program(self, network: Network) -> Program:
         """The integers of a network at the largest scales, masked channels still there, but silent.
@@ -96,9 +97,9 @@ class Oracle:
 
 
 def measured(program: Program, chip: Chip, x: npt.NDArray[np.generic], resources: Iterable[str]) -> dict[str, Cost]:
-    """The costs of a Program; samples are shown only where a resource depends on them."""
-    wanted = list(resources)
-    found = costs(program, chip, x if set(wanted) & set(ACTIVE) else None)
+    """The costs of a Program, its cores always; samples are shown only where a resource depends on them."""
+    wanted = dict.fromkeys(("cores", *resources))
+    found = costs(program, chip, x if wanted.keys() & set(ACTIVE) else None)
     return {name: found[name] for name in wanted}
 
 

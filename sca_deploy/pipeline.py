@@ -24,7 +24,7 @@ import numpy.typing as npt
 import torch
 
 from sca_deploy.artifact import ARMS, Artifact, Reading, arm_folder, open_artifact
-from sca_deploy.budget import amount, kept
+from sca_deploy.budget import amount, kept, number
 from sca_deploy.calibrate import Calibrated, calibrate
 from sca_deploy.checkpoint import load_network, save_network
 from sca_deploy.compare import compare, compare_floats
@@ -185,9 +185,9 @@ def broken_budget(document: dict[str, Any]) -> DoesNotFit | None:
     for found in document.get("budget", ()):
         if not found["kept"]:
             return DoesNotFit(
-                f"pruned: the budget {found['name']}={found['limit']:g} was kept on training samples, "
-                f"test samples take {amount(found['name'], found['value'])}",
-                "ask for a little less, so that other samples fit too",
+                f"pruned: the budget {found['name']}={number(found['limit'])} is exceeded: on test samples the network "
+                f"takes {amount(found['name'], found['value'])}",
+                "ask for a little less, so that what training samples did not show fits too",
             )
     return None
 

@@ -37,8 +37,6 @@ PARTS_A_WORKER = 4
 """Parts of a test set for every worker, so that nobody waits long for the last one."""
 SMALLEST_PART = 25
 """Samples of a part, at least: fewer take longer to send than to run."""
-AHEAD = 2
-"""Tasks a worker has at once, one that runs and one that waits."""
 RETRIES = 3
 """How often a part is run again because its worker died."""
 
@@ -185,7 +183,7 @@ def _spread(networks: Sequence[Subject], cluster: Cluster, advance: Advance) -> 
     todo, parts = deque(networks), deque[tuple[_Underway, Part]]()
     running: dict[Any, tuple[_Underway, Part]] = {}
     while todo or parts or running:
-        if len(running) < AHEAD * cluster.cpus and (todo or parts):
+        if len(running) < cluster.cpus and (todo or parts):
             if not parts:
                 try:
                     under = _Underway(todo[0], cluster)

@@ -51,8 +51,9 @@ SIGNATURES = {
     ),
     "map": "(network: Network | Program, chip: str = loihi2, *, input_bits: int | None = None) -> Mapping",
     "prune": (
-        "(network: Network, data: Data, *, keep: float, method: str = sca, score: str = , epochs: int = 0, "
-        "lr: float = 0.0002, batch_size: int = 64, seed: int = 0, floor: float = 0.1, "
+        "(network: Network, data: Data, *, keep: float | None = None, budget: dict[str, float] | None = None, "
+        "method: str = sca, score: str = , epochs: int = 0, "
+        "lr: float = 0.0002, batch_size: int = 64, seed: int = 0, floor: float = 0.1, chip: str = loihi2, "
         "progress: Callable[[dict[str, Any]], None] | None = None) -> Network"
     ),
     "save": "(network: Network, path: str | Path) -> Path",

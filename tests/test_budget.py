@@ -169,3 +169,10 @@ def test_the_command_line_says_what_is_wrong_before_it_begins(tmp_path):
         "fix: did you mean 'cores'? known: cores, energy-nj, step-us, synops, words",
     ]
     assert not (tmp_path / "run").exists()
+
+
+def test_a_kept_fraction_beside_a_budget_is_refused_and_not_ignored(tmp_path):
+    done = sca_deploy("train", "digits", "--keep", 0.5, "--budget", "cores=6", "-o", tmp_path / "run")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.splitlines()[0] == "error: both --keep and --budget are given"
+    assert not (tmp_path / "run").exists()

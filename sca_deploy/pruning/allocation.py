@@ -27,6 +27,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from sca_deploy.budget import RESOURCES
+from sca_deploy.hardware.costs import UNHELD
 from sca_deploy.pruning.activity import Floats
 from sca_deploy.pruning.cost_model import FRACTION, CostModel
 
@@ -66,8 +67,9 @@ class Problem:
         return [_worth(score) for score in self.scores]
 
     def limit_vector(self) -> Floats:
-        """The limits as a model's vector; infinite where there is none."""
-        return np.array([*(float(self.limits.get(name, math.inf)) for name in RESOURCES), math.inf])
+        """The limits as a model's vector, infinite where there is none; every layer has to fit some core."""
+        limits = {"cores": UNHELD, **self.limits}
+        return np.array([*(float(limits.get(name, math.inf)) for name in RESOURCES), math.inf])
 
     def possible(self) -> bool:
         """Whether any widths were found that are inside the limits."""

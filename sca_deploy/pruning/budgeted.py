@@ -16,10 +16,10 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from sca_deploy.budget import ACTIVE, STRUCTURAL, amount
+from sca_deploy.budget import ACTIVE, STRUCTURAL, amount, number
 from sca_deploy.config import PruneConfig
 from sca_deploy.errors import DoesNotFit
-from sca_deploy.hardware.costs import Cost
+from sca_deploy.hardware.costs import UNHELD, Cost
 from sca_deploy.oracle import Oracle
 from sca_deploy.pruning.activity import Channels
 from sca_deploy.pruning.allocation import ALLOCATED, Edge, Problem, Widths, edges
@@ -127,17 +127,23 @@ class Budgeted:
         return self._apply(least, ranking, before)
 
     def keeps(self, costs: Mapping[str, Cost]) -> bool:
-        """Whether costs are inside the budget, on other samples too."""
-        return all(costs[name].upper <= limit for name, limit in self.budget.items())
+        """Whether costs are inside the budget, on other samples too, and every layer fits some core."""
+        return _unheld(costs) is None and all(costs[name].upper <= limit for name, limit in self.budget.items())
 
     def refuse(self, costs: Mapping[str, Cost]) -> DoesNotFit:
         """The error of a network that is as small as it gets, and takes more than the budget."""
+        if (unheld := _unheld(costs)) is not None:
+            return DoesNotFit(
+                f"the budget cannot be kept: no core can hold layer '{unheld.layer}' of the smallest network that was "
+                f"reached ({unheld.why})",
+                "lower prune.floor, or make what it reads smaller",
+            )
         over = {name: costs[name] for name, limit in self.budget.items() if costs[name].upper > limit}
         name, cost = max(over.items(), key=lambda item: item[1].upper / self.budget[item[0]])
         taken = amount(name, cost.upper)
         floor = f"{self._config.floor:g} of every layer's channels (prune.floor)"
         return DoesNotFit(
-            f"the budget {name}={self.budget[name]:g} cannot be kept: the smallest network that was reached, "
+            f"the budget {name}={number(self.budget[name])} cannot be kept: the smallest network that was reached, "
             f"{sum(self.widths)} channels with {floor}, takes {taken}; "
             f"layer '{cost.layer}' takes most ({cost.why})",
             f"allow {name}={math.ceil(cost.upper)}, lower prune.floor, or make '{cost.layer}' smaller",
@@ -198,14 +204,14 @@ class Budgeted:
             before: the masks that were there first; where nothing returns, only their channels are kept.
         """
         masks, regrown = [], 0
-        for number, (group, width) in enumerate(zip(self._groups, widths, strict=True)):
-            score, mask = ranking.scores[number], torch.zeros(group.channels)
-            score = score if ranking.returns else score.masked_fill(before[number] == 0, -math.inf)
+        for position, (group, width) in enumerate(zip(self._groups, widths, strict=True)):
+            score, mask = ranking.scores[position], torch.zeros(group.channels)
+            score = score if ranking.returns else score.masked_fill(before[position] == 0, -math.inf)
             least = min(width, max(1, math.floor(self._config.floor * group.channels)))
             back = min(round(ranking.regrow * width), width - least)
             mask[score.argsort(descending=True, stable=True)[: width - back]] = 1
             if back:
-                signal = ranking.signals[number].masked_fill(mask > 0, -math.inf)
+                signal = ranking.signals[position].masked_fill(mask > 0, -math.inf)
                 mask[signal.argsort(descending=True, stable=True)[:back]] = 1
             masks.append(mask)
             regrown += back
@@ -219,3 +225,9 @@ class Budgeted:
         for group, mask in zip(self._groups, masks, strict=True):
             for norm in group.norms:
                 norm.mask.copy_(mask)
+
+
+def _unheld(costs: Mapping[str, Cost]) -> Cost | None:
+    """The cores of a network of which no core can hold some layer; None of others."""
+    cores = costs.get("cores")
+    return cores if cores is not None and cores.value >= UNHELD else None

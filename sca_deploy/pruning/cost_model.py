@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from sca_deploy.budget import ACTIVE, RESOURCES
 from sca_deploy.hardware.chip import Chip
+from sca_deploy.hardware.costs import cores_of
 from sca_deploy.hardware.narrowing import Narrowing
 from sca_deploy.hardware.program import Layer, Program
 from sca_deploy.pruning.activity import Activity, Channels
@@ -88,5 +89,5 @@ class CostModel:
             active = (0.0,) * len(ACTIVE)
             if self._activity is not None:
                 active = self._activity.of(layer, channels, found.cores)
-            self._known[key] = np.array([found.compiler_like, found.words, *active, fraction])
+            self._known[key] = np.array([cores_of(found), found.words, *active, fraction])
         return self._known[key]

@@ -132,6 +132,7 @@ def row_of(cell: Cell, folder: Path) -> Row:
         "epochs": config.train.epochs,
         # A budget decides how much is kept in the place of prune.keep.
         "keep": 1.0 if dense else None if config.prune.budget else config.prune.keep,
+        "inside_budget": all(found["kept"] for found in document["budget"]) if "budget" in document else None,
     }
     for key, value in document["figures"].items():
         if isinstance(value, dict):

@@ -9,7 +9,7 @@ from typing import Any
 from sca_deploy.evaluate import LABELS
 
 Row = dict[str, Any]
-DESCRIBING = ("arm", "seed", "method", "regrow_by", "steps", "epochs", "keep")
+DESCRIBING = ("arm", "seed", "method", "regrow_by", "steps", "epochs", "keep", "inside_budget")
 
 
 def summarised(rows: Sequence[Row]) -> list[Row]:

@@ -80,3 +80,12 @@ def test_clipping_a_few_outliers_pays_on_samples_it_was_not_searched_on():
     chosen = {c.name: c.chosen for c in search_scales(input_shape, populations, rules, x[:40])}
     found, largest = (differences(input_shape, populations, rules, x[40:], s)["n1"] for s in (chosen, None))
     assert found < 0.9 * largest
+
+
+def test_a_single_step_that_is_broadcast_is_read_without_a_warning():
+    """numpy.broadcast_to gives memory that may not be written to, of which torch warns; warnings are errors here."""
+    shape, graph = outliers()
+    populations = read_populations(graph, DT)[1]
+    x = np.broadcast_to(np.ones((3, 1, *shape), np.uint8), (3, 1, *shape))
+    assert not x.flags.writeable
+    assert len(run_floats(populations, x).final) == 3

@@ -16,13 +16,16 @@ from sca_deploy.graph import populations_of
 from sca_deploy.hardware.costs import Cost
 from sca_deploy.hardware.counts import by_core, count
 from sca_deploy.hardware.energy import estimate as energy
-from sca_deploy.hardware.lower import assemble
-from sca_deploy.hardware.mapping import map_program
+from sca_deploy.hardware.lower import Rules, assemble
+from sca_deploy.hardware.mapping import check_fits, map_program
 from sca_deploy.hardware.placement import routes
 from sca_deploy.hardware.simulate import simulate
 from sca_deploy.hardware.step_time import estimate as step_time
 from sca_deploy.hardware.traffic import route
+from sca_deploy.nn.network import SpikingNetwork
+from sca_deploy.nn.spec import NetworkSpec, parse_layers
 from sca_deploy.nn.zoo import layers_of
+from sca_deploy.oracle import Oracle
 from sca_deploy.pruning.allocation import ALLOCATED, Problem
 from sca_deploy.pruning.budgeted import Budgeted, Ranking
 from sca_deploy.pruning.compact import compact
@@ -310,3 +313,17 @@ def test_looking_at_the_smallest_network_leaves_the_masks_as_they_were(small, mo
     monkeypatch.setitem(ALLOCATED, "activity", choose)
     budgeted(network, {"words": 1e6}).update(Ranking(scores), 0.0, oracle)
     assert on == [[True, True, True]]
+
+
+def test_a_layer_that_no_core_can_hold_is_in_no_budget():
+    """32 channels of 28 x 28 neurons, all read by one matrix: a single neuron of it overflows a core."""
+    layers = [{"type": "conv", "channels": 32, "kernel": 3, "padding": 1}, {"type": "batch_norm"}, {"type": "lif"}]
+    layers += [{"type": "flatten"}, {"type": "linear", "features": 10}]
+    torch.manual_seed(0)
+    network = SpikingNetwork(NetworkSpec((1, 28, 28), parse_layers(layers, {}), steps=1)).eval()
+    groups, oracle = channel_groups(network), Oracle(LOIHI2, Rules(1, 0), np.zeros((2, 1, 1, 28, 28), np.int64))
+    held = budgeted(network, {"words": 1e9})
+    assert not held.keeps(oracle.costs(network, held.budget))
+    held.update(Ranking(scores_of(groups, random.Random(0))), 0.0, oracle)
+    assert held.keeps(oracle.costs(network, held.budget))
+    check_fits(map_program(oracle.program(compact(network)), LOIHI2), LOIHI2)
