@@ -96,7 +96,8 @@ def train(options: Options, config: str, output: Path | None, arm: str, resume: 
     pipeline.start(job, [arm])
     pipeline.trained(job, arm)
     last = read_log(job.folder / arm / "train")[-1]
-    text = f"{job.folder}/{arm}: {counted(last['epoch'], 'epoch')}, test accuracy {100 * last['test_accuracy']:.2f} % (measured)"
+    epochs, accuracy = counted(last["epoch"], "epoch"), 100 * last["test_accuracy"]
+    text = f"{job.folder}/{arm}: {epochs}, test accuracy {accuracy:.2f} % (measured)"
     if pipeline.arm_config(job.config, arm).prune.budget:
         last |= {"budget": read_json(job.folder / arm / "budget.json")}
         text = f"{text}\n\n{budget_table(last['budget'], columns())}"
