@@ -18,7 +18,14 @@ import sca_deploy as sd
 from tests.conftest import ROOT, needs_lava
 
 FOLDER = ROOT / "notebooks"
-NAMES = ["01_quickstart", "02_bring_your_own", "03_what_pruning_frees", "04_float_to_chip", "05_events"]
+NAMES = [
+    "01_quickstart",
+    "02_bring_your_own",
+    "03_what_pruning_frees",
+    "04_float_to_chip",
+    "05_events",
+    "06_from_a_budget_to_an_export",
+]
 SIZE_LIMIT = 600_000
 DOCUMENTED = {"sca_deploy", "sca_deploy.data.saccade"}
 OTHERS = {"matplotlib", "nir", "numpy", "sklearn", "snntorch", "torch"}
@@ -37,6 +44,7 @@ RUNS = [
     pytest.param("03_what_pruning_frees"),
     pytest.param("04_float_to_chip", marks=needs_lava),
     pytest.param("05_events", marks=needs("tonic")),
+    pytest.param("06_from_a_budget_to_an_export", marks=needs_lava),
 ]
 
 
@@ -109,6 +117,7 @@ SHORTER = {
     "03_what_pruning_frees": {"--epochs 6": "--epochs 2", "epochs=4": "epochs=1"},
     "04_float_to_chip": {"--epochs 6": "--epochs 2"},
     "05_events": {"epochs = 8": "epochs = 2", "epochs=6": "epochs=2"},
+    "06_from_a_budget_to_an_export": {"--epochs 6": "--epochs 2", "epochs = 3": "epochs = 1", "epochs=3": "epochs=1"},
 }
 """How long the trainings are here: figures get worse, but what is compared, their words and mismatches, does not."""
 
@@ -137,7 +146,7 @@ def test_a_fresh_kernel_prints_what_is_kept(name: str, tmp_path: Path) -> None:
 # What is kept
 
 
-def test_there_are_five_and_the_readme_lists_them() -> None:
+def test_there_are_six_and_the_readme_lists_them() -> None:
     assert sorted(path.stem for path in FOLDER.glob("*.ipynb")) == NAMES
     assert re.findall(r"\((\w+)\.ipynb\)", (FOLDER / "README.md").read_text()) == NAMES
 

@@ -157,7 +157,7 @@ class ChannelMethod(Method):
         if epoch > self.schedule.last and not budget.keeps(costs):
             budget.settle(Ranking(scores, returns=False), oracle, lambda: oracle.costs(self.network, budget.budget))
             costs, updated = oracle.costs(self.network, budget.budget), True
-        return {"updated": updated, "takes": {name: round(cost.value, 3) for name, cost in costs.items()}}
+        return {"updated": updated, "takes": {name: round(costs[name].value, 3) for name in budget.budget}}
 
     def once(self, calibration: Calibration) -> dict[str, Any]:
         """Rank the channels once, by what the network does on calibration data; nothing regrows.
