@@ -86,7 +86,6 @@ def train(options: Options, config: str, output: Path | None, arm: str, resume: 
     from sca_deploy.console import columns
     from sca_deploy.files import read_json
     from sca_deploy.report.budgets import budget_table
-    from sca_deploy.report.figures import counted
     from sca_deploy.train import read_log
 
     job = _job(options, config, output, flags, None)
@@ -96,8 +95,7 @@ def train(options: Options, config: str, output: Path | None, arm: str, resume: 
     pipeline.start(job, [arm])
     pipeline.trained(job, arm)
     last = read_log(job.folder / arm / "train")[-1]
-    epochs, accuracy = counted(last["epoch"], "epoch"), 100 * last["test_accuracy"]
-    text = f"{job.folder}/{arm}: {epochs}, test accuracy {accuracy:.2f} % (measured)"
+    text = f"{job.folder}/{arm}: {last['epoch']} epochs, test accuracy {100 * last['test_accuracy']:.2f} % (measured)"
     if pipeline.arm_config(job.config, arm).prune.budget:
         last |= {"budget": read_json(job.folder / arm / "budget.json")}
         text = f"{text}\n\n{budget_table(last['budget'], columns())}"

@@ -450,5 +450,6 @@ def test_a_budget_that_test_samples_exceed_is_told_with_what_they_take():
     error = broken_budget({"budget": [inside, outside]})
     assert (error.exit_code, error.problem) == (
         3,
-        "pruned: the budget synops=1000 is exceeded: on test samples the network takes 1,234 synaptic operations a sample",
+        "pruned: the budget synops=1000 is exceeded: on test samples the network takes 1,234 synaptic operations a "
+        "sample",
     )
