@@ -64,8 +64,10 @@ def until(true: Callable[[], bool]) -> bool:
 def test_what_is_killed_leaves_no_process(how: signal.Signals, tmp_path: Path) -> None:
     asked = subprocess.Popen([command(), *SLOW], cwd=tmp_path, env=environment(), stderr=subprocess.DEVNULL)
     with asked:
-        assert until((tmp_path / "run" / "config.json").exists)
-        assert len(forks_in(tmp_path)) == 2, "who asks, and the fork that trains"
-        asked.send_signal(how)
+        try:
+            assert until((tmp_path / "run" / "config.json").exists)
+            assert until(lambda: len(forks_in(tmp_path)) == 2), "who asks, and the fork that trains"
+        finally:
+            asked.send_signal(how)
     assert asked.returncode == -how
     assert until(lambda: not forks_in(tmp_path))
