@@ -33,6 +33,9 @@ RAY_FOLDER = "/tmp"
 HTTP2_PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes((0, 0, 0, 4, 0, 0, 0, 0, 0))
 """What a client of HTTP/2 sends first, with empty settings (RFC 9113, section 3.4)."""
 SETTINGS_FRAME = 4
+BREAKPOINT = "PYTHONBREAKPOINT"
+"""Ray sets it, and every later child of this process would stop in Ray's debugger."""
+TOKEN = "set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN_PATH if the token of its head is not in ~/.ray/auth_token"
 COMPARED = ("sca-deploy", "python", "torch", "numpy")
 """What must be the same on every node, for the same numbers everywhere."""
 ENVIRONMENT = {
@@ -84,6 +87,7 @@ def connected(address: str, workers: int | None = None, verbose: bool = False) -
     if ray.is_initialized():
         raise UsageError("this process is connected to Ray already", "call ray.shutdown() first")
     folder = tempfile.mkdtemp(prefix="sca-ray-", dir=RAY_FOLDER) if address == LOCAL else None
+    debugger = os.environ.get(BREAKPOINT)
     try:
         if folder is None:
             _join(ray, address, verbose)
@@ -93,6 +97,9 @@ def connected(address: str, workers: int | None = None, verbose: bool = False) -
     finally:
         with _quiet(verbose):
             ray.shutdown()
+        os.environ.pop(BREAKPOINT, None)
+        if debugger is not None:
+            os.environ[BREAKPOINT] = debugger
         if folder is not None:
             shutil.rmtree(folder, ignore_errors=True)
 
@@ -129,8 +136,15 @@ def _join(ray: Any, address: str, verbose: bool) -> None:
         with _quiet(verbose):
             ray.init(address=address, **_settings(verbose))
     except (Exception, SystemExit) as error:  # Ray ends the process where the head does not answer as it should
+        if _refused(error):
+            raise ScaDeployError(f"the Ray cluster at {address} asks for another token, or for one", TOKEN) from error
         reason = "none was found" if address == AUTO and isinstance(error, ConnectionError) else _first_line(error)
         raise ScaDeployError(f"cannot join the Ray cluster at {address}: {reason}", START) from error
+
+
+def _refused(error: BaseException | None) -> bool:
+    """Whether it was for want of the right token; Ray says so in the words of the first of a chain of errors."""
+    return error is not None and ("AuthenticationError" in f"{error!r}" or _refused(error.__cause__))
 
 
 def _settings(verbose: bool) -> dict[str, Any]:

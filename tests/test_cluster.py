@@ -18,8 +18,10 @@ import pytest
 from sca_deploy import __version__, cluster
 from sca_deploy.cluster import connected
 from sca_deploy.errors import MissingExtra, ScaDeployError, UsageError
+from tests.conftest import ROOT
 
 ray = pytest.importorskip("ray")
+RAY = str(Path(sys.executable).with_name("ray"))
 
 # Ray leaves files and the handles of its processes to the garbage collector.
 pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
@@ -29,7 +31,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pyte
 def node(folder: Path, *arguments: str, **environment: str) -> Iterator[None]:
     """A node of a cluster, as `ray start` makes it, with 1 CPU."""
     fixed = ["--num-cpus=1", "--object-store-memory=100000000", "--disable-usage-stats"]
-    command = [str(Path(sys.executable).with_name("ray")), "start", "--block", *fixed, *arguments]
+    command = [RAY, "start", "--block", *fixed, *arguments]
     with open(folder / "said", "ab") as said:
         process = subprocess.Popen(command, env=os.environ | environment, stdout=said, stderr=said)
     try:
@@ -37,6 +39,18 @@ def node(folder: Path, *arguments: str, **environment: str) -> Iterator[None]:
     finally:
         process.terminate()  # it takes along what it started
         process.wait(60)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def token() -> Iterator[None]:
+    """Every Ray of these tests asks for the token of whoever runs them, which Ray makes if there is none."""
+    from ray._raylet import Config
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_AUTH_MODE", "token")
+        Config.initialize("")  # Ray has read the variable when it was imported
+        subprocess.run([RAY, "get-auth-token", "--generate"], check=True, capture_output=True)
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -62,6 +76,7 @@ def until(condition, seconds: float = 60) -> None:
 
 
 def test_on_this_machine_tasks_run_with_one_thread_and_nothing_is_left(capfd: pytest.CaptureFixture[str]) -> None:
+    before = os.environ.get("PYTHONBREAKPOINT")
     with connected("local", 2) as here:
         assert (here.nodes, here.cpus) == (1, 2)
 
@@ -75,6 +90,7 @@ def test_on_this_machine_tasks_run_with_one_thread_and_nothing_is_left(capfd: py
         assert store.exists()
     assert threads == 1
     assert folder == os.getcwd()
+    assert os.environ.get("PYTHONBREAKPOINT") == before
     assert not ray.is_initialized()
     assert not store.parents[2].exists()
     until(lambda: not Path(f"/proc/{process}").exists())
@@ -92,6 +108,17 @@ def test_a_running_cluster_is_joined_and_lives_on(head: str) -> None:
         assert (there.nodes, there.cpus) == (1, 1)
         assert there.address.rpartition(":")[2] == head.rpartition(":")[2]
     assert not cluster._silent(head)
+
+
+@pytest.mark.parametrize("mode", ["disabled", "token"])
+def test_without_the_token_of_the_cluster(mode: str, head: str, tmp_path: Path) -> None:
+    """In a process of its own: Ray reads how it is told of tokens once."""
+    (tmp_path / "other").write_text("0" * 64)
+    line = f"from sca_deploy.cluster import connected\nwith connected({head!r}): pass"
+    environment = os.environ | {"RAY_AUTH_MODE": mode, "RAY_AUTH_TOKEN_PATH": str(tmp_path / "other")}
+    tried = subprocess.run([sys.executable, "-c", line], env=environment, capture_output=True, text=True, cwd=ROOT)
+    said = f"ScaDeployError: the Ray cluster at {head} asks for another token, or for one"
+    assert tried.stderr.splitlines()[-1].endswith(said)
 
 
 def test_a_node_must_have_the_package(head: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -179,7 +179,10 @@ def test_a_network_with_branches_takes_what_it_does_compacted_and_lowered(draw, 
         for norm in group.norms:
             norm.mask.copy_(on)
         chosen |= {names[id(neuron)]: width for neuron in group.neurons}
-    small = lowered(compact(network))
+    try:
+        small = lowered(compact(network))
+    except ScaDeployError:  # masks that select different channels of one stream leave nothing of it
+        assume(False)
     narrowing, mapping = Narrowing(whole, LOIHI2), map_program(small, LOIHI2)
     channels = narrowing.channels(chosen)
     if any(kept.shape[0] != channels[kept.name] for kept in small.layers):
