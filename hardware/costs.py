@@ -12,6 +12,7 @@ of their kind should not exceed: three standard errors above the mean, estimated
 
 from __future__ import annotations
 
+from collections import abc
 from dataclasses import dataclass
 
 import numpy as np
@@ -55,6 +56,17 @@ class Cost:
     layer: str
     why: str
     label: str
+
+
+def inside(costs: abc.Mapping[str, Cost], limits: abc.Mapping[str, float]) -> bool:
+    """Whether costs are within limits, on other samples too, and every layer fits some core."""
+    return unheld(costs) is None and all(costs[name].upper <= limit for name, limit in limits.items())
+
+
+def unheld(costs: abc.Mapping[str, Cost]) -> Cost | None:
+    """The cores of a network of which no core can hold some layer; None of others."""
+    cores = costs.get("cores")
+    return cores if cores is not None and cores.value >= UNHELD else None
 
 
 def costs(program: Program, chip: Chip, x: npt.NDArray[np.generic] | None = None) -> dict[str, Cost]:

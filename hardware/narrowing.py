@@ -22,18 +22,15 @@ class Narrowing:
     Args:
         program: as wide as it can be.
         chip: whose cores it is cut into.
-        least_bits: whether weights are taken to need one bit only, which gives the least a layer could ever take.
 
     Attributes:
         hidden: layers that another one reads, by name, in their order; only these can have fewer channels.
     """
 
-    def __init__(self, program: Program, chip: Chip, *, least_bits: bool = False) -> None:
+    def __init__(self, program: Program, chip: Chip) -> None:
         self.program, self.chip = program, chip
         layout = Layout.of(chip)
         self._whole = {layer.name: Population.of(program, layer, layout) for layer in program.layers}
-        if least_bits:
-            self._whole = {name: _of_one_bit(population) for name, population in self._whole.items()}
         read = {s.source for layer in program.layers for s in layer.synapses if s.source != layer.name}
         self.hidden = tuple(layer.name for layer in program.layers if layer.name in read and not layer.injected)
         self._known: dict[tuple[str, Population], Cut] = {}
@@ -71,7 +68,3 @@ def _narrow(size: Footprint, source: tuple[int, ...], inputs: int, outputs: int)
         return replace(size, outputs=outputs, inputs=size.inputs // source[0] * inputs)
     groups = inputs if size.depthwise else size.groups
     return replace(size, outputs=outputs, inputs=-(-inputs // groups), groups=groups)
-
-
-def _of_one_bit(population: Population) -> Population:
-    return replace(population, synapses=tuple(replace(synapse, bits=1) for synapse in population.synapses))

@@ -106,7 +106,7 @@ def amount(resource: str, value: float) -> str:
     """A value of a resource for people: 32 cores, 1,234.5 nJ of dynamic energy a sample."""
     whole = resource in STRUCTURAL and float(value).is_integer()
     shown = f"{value:,.0f}" if whole or value >= 1000 else f"{value:,.4g}"
-    return f"{shown} {WORDS[resource]}"
+    return f"{shown} {WORDS[resource].removesuffix('s') if whole and value == 1 else WORDS[resource]}"
 
 
 def _number(text: str) -> float:

@@ -18,6 +18,7 @@ from sca_deploy.config import Config
 from sca_deploy.data import Dataset
 from sca_deploy.errors import ScaDeployError, UsageError
 from sca_deploy.graph import DT, populations_of, to_nir
+from sca_deploy.hardware.costs import inside
 from sca_deploy.hardware.lower import Rules, lower
 from sca_deploy.hardware.program import Program
 from sca_deploy.hardware.scales import search_scales
@@ -26,6 +27,7 @@ from sca_deploy.inputs import inputs_of
 from sca_deploy.nn.integer import IntegerNetwork
 from sca_deploy.nn.network import SpikingNetwork
 from sca_deploy.optimization import loss_of
+from sca_deploy.oracle import FINAL_SAMPLES, Oracle, measured
 from sca_deploy.pruning.group import Network
 from sca_deploy.train import accuracy
 
@@ -50,10 +52,13 @@ class Calibrated:
 def calibrate(network: Network, config: Config, dataset: Dataset, on_step: OnStep | None = None) -> Calibrated:
     """Search the scales of a compacted network and, if the config asks for it, fine-tune it in integers.
 
+    Where the config has a budget, only a network inside it is chosen in the place of the one that was given.
+
     Returns:
         A network with other parameters only if it was fine-tuned. The report holds "layers", one entry each
         with the scales and spike differences, and where fine-tuning was asked for "drop_before" and "drop" in
-        percentage points on training samples, and the "epochs" it took.
+        percentage points on training samples, the "epochs" it took and, with a budget, how many of them ended
+        "over_budget".
 
     Raises:
         ScaDeployError: if the network cannot be lowered.
@@ -94,12 +99,14 @@ def _finetune(
     x, y = dataset.train_x[:MEASURED_ON], dataset.train_y[:MEASURED_ON]
     target = accuracy(network, inputs.fixed(x), y)
 
-    def drop(candidate: SpikingNetwork) -> float:
-        readout = simulate(lowered(candidate), inputs.over_time(x)).readout
+    def drop(program: Program) -> float:
+        readout = simulate(program, inputs.over_time(x)).readout
         return 0.0 if readout is None else 100 * (target - float((readout.argmax(1) == y).mean()))
 
-    best, least = network, drop(network)
+    best, least = network, drop(lowered(network))
     report |= {"drop_before": least, "drop": least, "epochs": 0, "measured_on": len(x)}
+    if config.prune.budget:
+        report["over_budget"] = 0
     if least <= limit:
         return network
     tuned = copy.deepcopy(network).eval()  # batch-norms keep their statistics
@@ -107,15 +114,23 @@ def _finetune(
     for epoch in range(config.lower.finetune):
         try:
             _train_epoch(IntegerNetwork(tuned, lowered(tuned)), optimizer, config, dataset, epoch, step)
-            now = drop(tuned)
+            program = lowered(tuned)
         except ScaDeployError:  # its weights have grown too small for the scales
             break
-        if now < least:
+        now = drop(program)
+        if config.prune.budget and not _in_budget(program, config, dataset):
+            report["over_budget"] += 1
+        elif now < least:
             best, least = copy.deepcopy(tuned), now
         report |= {"drop": least, "epochs": epoch + 1}
         if least <= limit:
             break
     return best
+
+
+def _in_budget(program: Program, config: Config, dataset: Dataset) -> bool:
+    oracle = Oracle.of(config, dataset, FINAL_SAMPLES)
+    return inside(measured(program, oracle.chip, oracle.x, config.prune.budget), config.prune.budget)
 
 
 def _train_epoch(

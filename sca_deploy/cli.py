@@ -85,7 +85,7 @@ def train(options: Options, config: str, output: Path | None, arm: str, resume: 
     from sca_deploy import pipeline
     from sca_deploy.console import columns
     from sca_deploy.files import read_json
-    from sca_deploy.report.budgets import budget_table
+    from sca_deploy.report.budgets import fit_table
     from sca_deploy.train import read_log
 
     job = _job(options, config, output, flags, None)
@@ -98,7 +98,7 @@ def train(options: Options, config: str, output: Path | None, arm: str, resume: 
     text = f"{job.folder}/{arm}: {last['epoch']} epochs, test accuracy {100 * last['test_accuracy']:.2f} % (measured)"
     if pipeline.arm_config(job.config, arm).prune.budget:
         last |= {"budget": read_json(job.folder / arm / "budget.json")}
-        text = f"{text}\n\n{budget_table(last['budget'], columns())}"
+        text = f"{text}\n\n{fit_table(last['budget'], columns())}"
     options.result(last, text, f"sca-deploy compact {job.folder}/{arm}")
 
 

@@ -22,15 +22,12 @@ from sca_deploy.errors import DoesNotFit
 from sca_deploy.graph import populations_of
 from sca_deploy.hardware.costs import Cost
 from sca_deploy.hardware.lower import assemble
-from sca_deploy.oracle import Oracle, measured
+from sca_deploy.oracle import FINAL_SAMPLES, Oracle, measured
 from sca_deploy.pruning.allocation import Edge
 from sca_deploy.pruning.budgeted import Budgeted, Ranking
 from sca_deploy.pruning.compact import compact
 from sca_deploy.pruning.group import Network
 from sca_deploy.pruning.groups import channel_groups
-
-SAMPLES = 512
-"""Training samples on which a trained network is measured."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +63,7 @@ def fit(
     Raises:
         ScaDeployError: if the chip cannot carry the network.
     """
-    groups, oracle = channel_groups(network), Oracle.of(config, dataset, SAMPLES)
+    groups, oracle = channel_groups(network), Oracle.of(config, dataset, FINAL_SAMPLES)
     budgeted, ranking = Budgeted(network, groups, config.prune), Ranking(scores, returns=False)
     before = budgeted.widths
 

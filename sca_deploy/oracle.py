@@ -27,6 +27,8 @@ from sca_deploy.pruning.group import Network
 
 SAMPLES = 256
 """Training samples on which activity is measured while a network is trained."""
+FINAL_SAMPLES = 512
+"""Training samples on which the network that is exported is measured."""
 
 
 @dataclass(frozen=True, eq=False)

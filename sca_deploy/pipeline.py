@@ -287,10 +287,8 @@ def trained(job: Job, arm: str) -> _Steps:
         DoesNotFit: if the smallest network that was reached takes more than the budget.
     """
     steps, folder = _Steps(job, arm), job.folder / arm
-    begins, checkpoint = (
-        [Path(job.config.network.file)] if job.config.network.file else [],
-        folder / "train" / "checkpoint.pt",
-    )
+    checkpoint = folder / "train" / "checkpoint.pt"
+    begins = [Path(job.config.network.file)] if job.config.network.file else []
     steps.do("train", train_arm, checkpoint, *begins)
     if arm_config(job.config, arm).prune.budget:
         steps.do("fit", fit_arm, folder / "fitted.pt", checkpoint, job.chip.path)
@@ -353,8 +351,8 @@ def held(network: Network, log: Path, config: Config, dataset: Dataset) -> Fit:
 
 def trained_network(job: Job, arm: str) -> Path:
     """The file of an arm's trained network: with a budget the one that was held to it."""
-    held = bool(arm_config(job.config, arm).prune.budget)
-    return job.folder / arm / ("fitted.pt" if held else "train/checkpoint.pt")
+    name = "fitted.pt" if arm_config(job.config, arm).prune.budget else "train/checkpoint.pt"
+    return job.folder / arm / name
 
 
 def compact_arm(job: Job, arm: str) -> None:
@@ -375,11 +373,13 @@ def compact_arm(job: Job, arm: str) -> None:
     else:
         layers = len(populations_of(small)[1]) if job.config.lower.search else 0
         with job.console.progress(f"{arm}: calibrate", layers + batches) as advance:
-            calibrated = calibrate(small, job.config, job.dataset, advance)
+            calibrated = calibrate(small, arm_config(job.config, arm), job.dataset, advance)
     write_json(folder / "calibration.json", calibrated.report)
     if "drop" in calibrated.report:
         said = "{drop_before:.2f} to {drop:.2f} points in {epochs} epochs".format(**calibrated.report)
         job.console.say(f"{arm}: fine-tuning in integers took what the chip loses on training samples from {said}")
+    if over := calibrated.report.get("over_budget"):
+        job.console.say(f"{arm}: {counted(over, 'epoch')} of it left the budget, and none of these was taken")
     checkpoint = sha256(trained_network(job, arm))  # by which it is known whether it was trained further since
     extra = {"input_bits": job.inputs.bits, "checkpoint": checkpoint, "scales": calibrated.scales}
     save_network(folder / "network.pt", calibrated.network, **extra)

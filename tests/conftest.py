@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
+from sca_deploy.cli import main
 from sca_deploy.hardware.lava.client import PYTHON_VARIABLE
 from tests.consumers.frameworks import which_ran
 from tests.docs.preloaded import command
@@ -228,3 +229,22 @@ def pytest_terminal_summary(terminalreporter):
         terminalreporter.section("other frameworks")
         for line in lines:
             terminalreporter.write_line(line)
+
+
+@pytest.fixture
+def in_process(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., tuple[int, str, str]]:
+    """Runs the command line in this process; gives its exit code, stdout and stderr."""
+
+    def run(*arguments: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["sca-deploy", *map(str, arguments)])
+        code = 0
+        try:
+            main()
+        except SystemExit as end:
+            code = int(end.code or 0)
+        out, err = capsys.readouterr()
+        return code, out, err
+
+    return run

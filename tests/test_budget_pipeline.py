@@ -14,22 +14,15 @@ import sca_deploy as sd
 from sca_deploy.artifact import Reading, open_artifact
 from sca_deploy.budget import WORDS
 from sca_deploy.checkpoint import load_network
-from sca_deploy.cli import main
 from sca_deploy.data import load_dataset
 from sca_deploy.errors import DoesNotFit, UsageError
 from sca_deploy.hardware.chip import load_chip
-from sca_deploy.hardware.counts import by_core, count
-from sca_deploy.hardware.energy import estimate as energy
-from sca_deploy.hardware.mapping import map_program
-from sca_deploy.hardware.placement import routes
 from sca_deploy.hardware.program import Program
-from sca_deploy.hardware.simulate import simulate
-from sca_deploy.hardware.step_time import estimate as step_time
-from sca_deploy.hardware.traffic import route
 from sca_deploy.pipeline import broken_budget
 from sca_deploy.train import read_log
 from tests import graphs
 from tests.conftest import ROOT
+from tests.pruning.tiny import takes
 from tests.test_prune_command import brought
 
 LOIHI2 = load_chip("loihi2")
@@ -76,23 +69,6 @@ def config(tmp_path_factory):
     return path
 
 
-@pytest.fixture
-def command(capsys, monkeypatch):
-    """Runs the command line in this process; gives its exit code, stdout and stderr."""
-
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["sca-deploy", *map(str, arguments)])
-        code = 0
-        try:
-            main()
-        except SystemExit as end:
-            code = end.code
-        out, err = capsys.readouterr()
-        return code, out, err
-
-    return run
-
-
 @pytest.fixture(scope="module")
 def made(config, tmp_path_factory):
     """The folder of a run under each budget: its pruned arm trained, fitted, lowered, evaluated and exported."""
@@ -113,19 +89,6 @@ def made(config, tmp_path_factory):
         return folders[name]
 
     return run
-
-
-def takes(program, x):
-    """What a Program takes of every resource on some samples, put together from the parts that count each."""
-    mapping, run = map_program(program, LOIHI2), count(simulate(program, x))
-    traffic = route(run, routes(program, mapping, LOIHI2))
-    return {
-        "cores": mapping.compiler_like,
-        "words": sum(layer.synapse_words_total for layer in mapping.layers),
-        "synops": run.per_sample["synops"],
-        "energy-nj": energy(run, LOIHI2, traffic).typical,
-        "step-us": step_time(run, by_core(run, mapping, traffic.fanout), LOIHI2).step.typical / 1000,
-    }
 
 
 def state(path):
@@ -193,10 +156,10 @@ LEAST = {"words": 20, "synops": 10, "energy-nj": 1, "step-us": 0.01}
 
 @pytest.mark.parametrize("resource", LEAST)
 def test_what_cannot_be_kept_ends_with_the_smallest_that_was_reached_and_what_is_in_the_way(
-    command, config, tmp_path, resource
+    in_process, config, tmp_path, resource
 ):
     budget = ("--budget", f"{resource}={LEAST[resource]}")
-    code, out, err = command("train", config, "--epochs", 2, *budget, "-q", "-o", tmp_path / "run")
+    code, out, err = in_process("train", config, "--epochs", 2, *budget, "-q", "-o", tmp_path / "run")
     assert (code, out) == (3, "")
     [problem, fix] = err.splitlines()
     assert problem.startswith(f"error: the budget {resource}={LEAST[resource]:g} cannot be kept: the smallest network")
@@ -209,8 +172,8 @@ def test_what_cannot_be_kept_ends_with_the_smallest_that_was_reached_and_what_is
     assert not list((tmp_path / "run").rglob("*.part"))
 
 
-def test_fewer_cores_than_layers_are_refused_before_anything_is_trained(command, config, tmp_path):
-    code, out, err = command("train", config, "--budget", "cores=3", "-q", "-o", tmp_path / "run")
+def test_fewer_cores_than_layers_are_refused_before_anything_is_trained(in_process, config, tmp_path):
+    code, out, err = in_process("train", config, "--budget", "cores=3", "-q", "-o", tmp_path / "run")
     assert (code, out) == (3, "")
     assert err.splitlines() == [
         "error: the budget cores=3 cannot be kept: the network has 4 layers (lif1, lif2, lif3, linear2), each takes a "
@@ -220,12 +183,12 @@ def test_fewer_cores_than_layers_are_refused_before_anything_is_trained(command,
     assert not (tmp_path / "run").exists()
 
 
-def test_what_it_is_told_to_allow_can_be_kept(command, config, tmp_path):
+def test_what_it_is_told_to_allow_can_be_kept(in_process, config, tmp_path):
     arguments = ("train", config, "--epochs", 2, "-q")
-    _, _, err = command(*arguments, "--budget", "words=20", "-o", tmp_path / "no")
+    _, _, err = in_process(*arguments, "--budget", "words=20", "-o", tmp_path / "no")
     allowed = err.split("fix: allow ")[1].split(",")[0]
     assert allowed.startswith("words=")
-    assert command(*arguments, "--budget", allowed, "-o", tmp_path / "yes")[0] == 0
+    assert in_process(*arguments, "--budget", allowed, "-o", tmp_path / "yes")[0] == 0
 
 
 KILL = """
@@ -256,7 +219,7 @@ PLACES = {
 
 
 @pytest.mark.parametrize("place", PLACES)
-def test_killed_and_repeated_it_gives_the_same_network_bit_for_bit(command, config, made, tmp_path, place):
+def test_killed_and_repeated_it_gives_the_same_network_bit_for_bit(in_process, config, made, tmp_path, place):
     module, name, call = PLACES[place]
     folder, script = tmp_path / "small", tmp_path / "killed.py"
     script.write_text(KILL.format(place=(module, name), call=call))
@@ -265,7 +228,7 @@ def test_killed_and_repeated_it_gives_the_same_network_bit_for_bit(command, conf
     done = subprocess.run([sys.executable, script, "-", "-", *arguments], env=environment, capture_output=True)
     assert done.returncode == -9, done.stderr
     assert not (folder / "pruned" / "fitted.pt").exists()
-    assert command(*arguments)[0] == 0
+    assert in_process(*arguments)[0] == 0
     whole = made("two at once")
     assert same(*(state(arm / "fitted.pt") for arm in (whole, folder / "pruned")))
     reports = [json.loads((arm / "budget.json").read_text()) for arm in (whole, folder / "pruned")]
@@ -275,34 +238,34 @@ def test_killed_and_repeated_it_gives_the_same_network_bit_for_bit(command, conf
     assert plain[0] == plain[1]
 
 
-def test_what_was_fitted_is_fitted_again_when_it_is_gone_and_only_then(command, config, made, tmp_path):
+def test_what_was_fitted_is_fitted_again_when_it_is_gone_and_only_then(in_process, config, made, tmp_path):
     folder = tmp_path / "small"
     shutil.copytree(made("words").parent, folder)
     arguments = ["train", config, *flags(BUDGETS["words"]), "-o", folder]
-    code, out, err = command(*arguments)
+    code, out, err = in_process(*arguments)
     assert code == 0, err
     assert "pruned: fit is already done" in err
     assert "3,000 synapse words" in out
     before = state(folder / "pruned" / "fitted.pt")
     (folder / "pruned" / "fitted.pt").unlink()
-    code, _, err = command(*arguments)
+    code, _, err = in_process(*arguments)
     assert code == 0
     assert "pruned: train is already done" in err
     assert "pruned: fit is already done" not in err
     assert same(state(folder / "pruned" / "fitted.pt"), before)
 
 
-def test_a_run_of_another_budget_is_not_continued(command, config, made, tmp_path):
+def test_a_run_of_another_budget_is_not_continued(in_process, config, made, tmp_path):
     folder = tmp_path / "small"
     shutil.copytree(made("words").parent, folder)
-    code, _, err = command("train", config, "--budget", "words=3001", "-o", folder)
+    code, _, err = in_process("train", config, "--budget", "words=3001", "-o", folder)
     assert code == 2
     assert "holds a run of another config (prune.budget.words 3000, not 3001)" in err
 
 
 @pytest.mark.parametrize("method", ["magnitude", "granet", "rigl", "criticality-unstructured", "dense"])
-def test_a_method_that_cuts_no_channels_out_is_refused(command, config, tmp_path, method):
-    code, out, err = command("train", config, "--method", method, "--budget", "cores=4", "-o", tmp_path / "run")
+def test_a_method_that_cuts_no_channels_out_is_refused(in_process, config, tmp_path, method):
+    code, out, err = in_process("train", config, "--method", method, "--budget", "cores=4", "-o", tmp_path / "run")
     assert (code, out) == (2, "")
     assert err.splitlines() == [
         f"error: method '{method}' cuts no channels out, which is what frees a chip's resources",
@@ -312,9 +275,10 @@ def test_a_method_that_cuts_no_channels_out_is_refused(command, config, tmp_path
 
 
 @pytest.mark.parametrize("method", ["criticality-structured", "slimming", "random"])
-def test_every_method_that_prunes_channels_keeps_a_budget(command, config, tmp_path, method):
-    code, out, err = command("train", config, "--method", method, "--budget", "words=3000", "--json", "-q",
-                             "-o", tmp_path / "run")  # fmt: skip
+def test_every_method_that_prunes_channels_keeps_a_budget(in_process, config, tmp_path, method):
+    code, out, err = in_process(
+        "train", config, "--method", method, "--budget", "words=3000", "--json", "-q", "-o", tmp_path / "run"
+    )
     assert code == 0, err
     [resource] = json.loads(out)["budget"]["resources"]
     assert 0 < resource["value"] <= 3000
@@ -348,10 +312,10 @@ prune = { budget = { words = 3000 }, allocation = "uniform" }
 """
 
 
-def test_the_cells_of_a_study_keep_budgets_of_their_own(command, config, tmp_path):
+def test_the_cells_of_a_study_keep_budgets_of_their_own(in_process, config, tmp_path):
     plan = tmp_path / "study.toml"
     plan.write_text(f"{CONFIG.replace('epochs = 4', 'epochs = 2')}\n{STUDY}")
-    code, _, err = command("study", plan, "-q", "-o", tmp_path / "study")
+    code, _, err = in_process("study", plan, "-q", "-o", tmp_path / "study")
     assert code == 0, err
     widths = {}
     for arm in ("words", "evenly"):
@@ -373,13 +337,29 @@ def read_again(path, x):
     ("resource", "part", "epochs"),
     [("words", 0.5, 2), ("synops", 0.5, 0), ("energy-nj", 0.7, 2), ("step-us", 0.8, 0)],
 )
-def test_a_brought_network_is_pruned_to_a_budget(command, tmp_path, resource, part, epochs):
+def test_a_brought_network_is_pruned_to_a_budget(in_process, tmp_path, resource, part, epochs):
     brought(tmp_path)
     x, run = np.load(tmp_path / "mine.npz")["x_test"], tmp_path / "run"
     limit = part * read_again(tmp_path / "net.nir", x)[resource]
-    code, out, err = command("prune", tmp_path / "net.nir", "--data", tmp_path / "mine.npz", "--batch-size", 10,
-                             "--score", "rate", "--epochs", epochs, "--floor", 0.1, "--json", "-o", run,
-                             "--budget", f"{resource}={limit}")  # fmt: skip
+    code, out, err = in_process(
+        "prune",
+        tmp_path / "net.nir",
+        "--data",
+        tmp_path / "mine.npz",
+        "--batch-size",
+        10,
+        "--score",
+        "rate",
+        "--epochs",
+        epochs,
+        "--floor",
+        0.1,
+        "--json",
+        "-o",
+        run,
+        "--budget",
+        f"{resource}={limit}",
+    )
     assert code == 0, err
     [entry] = json.loads(out)["budget"]
     assert (entry["name"], entry["limit"], entry["kept"]) == (resource, pytest.approx(limit), True)
@@ -389,39 +369,43 @@ def test_a_brought_network_is_pruned_to_a_budget(command, tmp_path, resource, pa
     assert json.loads((run / "compare.json").read_text())["budget"] == [entry]
 
 
-def test_a_brought_network_keeps_a_fraction_or_a_budget_but_not_both(command, tmp_path):
+def test_a_brought_network_keeps_a_fraction_or_a_budget_but_not_both(in_process, tmp_path):
     brought(tmp_path)
     both = ("--keep", 0.5, "--budget", "words=100")
-    code, out, err = command("prune", tmp_path / "net.nir", "--data", tmp_path / "mine.npz", *both, "-o",
-                             tmp_path / "run")  # fmt: skip
+    given = ("prune", tmp_path / "net.nir", "--data", tmp_path / "mine.npz", "-o", tmp_path / "run")
+    code, out, err = in_process(*given, *both)
     assert (code, out) == (2, "")
     assert len(err.splitlines()) <= 2
     assert "keep" in err
     assert "budget" in err
-    neither = command("prune", tmp_path / "net.nir", "--data", tmp_path / "mine.npz", "-o", tmp_path / "run")
+    neither = in_process(*given)
     assert neither[0] == 2
     assert "--budget" in neither[2]
 
 
-def test_a_brought_network_that_cannot_be_so_small_is_refused(command, tmp_path):
-    brought(tmp_path)
+@pytest.mark.parametrize(
+    ("name", "budget", "exit_code", "said", "advised"),
+    [
+        (
+            "feed-forward",
+            "words=10",
+            3,
+            "the budget words=10 cannot be kept: the smallest network that was reached",
+            "allow words=",
+        ),
+        ("subtract", "words=1000", 2, "a budget needs a network that the chip can carry: ", ""),
+    ],
+    ids=["too-small", "on-no-chip"],
+)
+def test_a_brought_network_that_can_keep_no_such_budget(in_process, tmp_path, name, budget, exit_code, said, advised):
+    brought(tmp_path, name)
     arguments = ("prune", tmp_path / "net.nir", "--data", tmp_path / "mine.npz", "--score", "rate", "-q")
-    code, out, err = command(*arguments, "--budget", "words=10", "-o", tmp_path / "run")
-    assert (code, out) == (3, "")
+    code, out, err = in_process(*arguments, "--budget", budget, "-o", tmp_path / "run")
+    assert (code, out) == (exit_code, "")
     [problem, fix] = err.splitlines()
-    assert problem.startswith("error: the budget words=10 cannot be kept: the smallest network that was reached")
-    assert fix.startswith("fix: allow words=")
+    assert problem.startswith(f"error: {said}")
+    assert fix.startswith(f"fix: {advised}")
     assert not (tmp_path / "run" / "pruned" / "fitted.pt").exists()
-
-
-def test_what_no_chip_can_carry_has_no_budget_to_keep(command, tmp_path):
-    brought(tmp_path, "subtract")
-    arguments = ("prune", tmp_path / "net.nir", "--data", tmp_path / "mine.npz", "--score", "rate", "-q")
-    code, out, err = command(*arguments, "--budget", "words=1000", "-o", tmp_path / "run")
-    assert (code, out) == (2, "")
-    [problem, fix] = err.splitlines()
-    assert problem.startswith("error: a budget needs a network that the chip can carry: ")
-    assert fix.startswith("fix: ")
 
 
 def test_from_python_a_network_is_pruned_to_a_budget(digits_run):

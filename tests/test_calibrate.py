@@ -15,6 +15,7 @@ from sca_deploy.hardware.lower import lower
 from sca_deploy.hardware.simulate import simulate
 from sca_deploy.inputs import inputs_of
 from sca_deploy.train import accuracy, train
+from tests.pruning.tiny import takes
 
 LAYERS = (
     {"type": "conv", "channels": 8, "kernel": 3, "padding": 1},
@@ -63,6 +64,21 @@ def test_fine_tuning_in_integers_wins_back_what_coarse_weights_lose(coarse):
     assert after > before + (floats - before) / 2
     assert tuned.report["drop"] < tuned.report["drop_before"]
     assert tuned.scales == plain.scales
+
+
+@pytest.mark.parametrize(("limit", "kept"), [(1e9, True), (500, False)])
+def test_fine_tuning_that_takes_more_than_the_budget_is_not_chosen(coarse, limit, kept):
+    """The weights it wins back make spikes that the network did not fire: ten times the synaptic operations."""
+    config, dataset, network = coarse
+    pruning = PruneConfig(method="sca", budget={"synops": limit})
+    tuning = replace(config, prune=pruning, lower=LowerConfig(finetune=3, max_drop=0.5))
+    tuned = calibrate(network, tuning, dataset)
+    inputs = inputs_of(config, dataset)
+    program = lower(to_nir(tuned.network), dt=DT, steps=4, input_bits=inputs.bits, scales=tuned.scales)
+    assert takes(program, inputs.over_time(dataset.train_x))["synops"] < limit
+    assert (tuned.report["drop"] < tuned.report["drop_before"]) == kept
+    assert tuned.report["over_budget"] == (0 if kept else 3)
+    assert (tuned.network is not network) == kept
 
 
 def test_a_network_that_loses_little_enough_is_not_touched(coarse):

@@ -21,7 +21,7 @@ from sca_deploy.hardware.simulate import simulate
 from sca_deploy.inputs import inputs_of
 from sca_deploy.pruning.compact import compact
 from sca_deploy.pruning.groups import channel_groups
-from sca_deploy.report.budgets import budget_lines, budget_table
+from sca_deploy.report.budgets import budget_lines, fit_table
 from sca_deploy.train import initial_network
 
 LOIHI2 = load_chip("loihi2")
@@ -223,13 +223,13 @@ def test_the_report_is_told_in_lines_and_in_a_table():
         "lif2 has 1 channel; 9 would take 1 core more",
     ]
     assert budget_lines(REPORT | {"trimmed": {}, "edges": []}) == []
-    text = " ".join(budget_table(REPORT, 200).split())
+    text = " ".join(fit_table(REPORT, 200).split())
     for cell in ("budget on Loihi 2", "512 training samples", "6 cores 5 83.3 % lif3 estimated",
                  "2,000 synaptic operations a sample 1,500.5 80.0 % lif2 simulated"):  # fmt: skip
         assert cell in text
-    assert "training samples" not in budget_table(REPORT | {"samples": 0}, 200)
+    assert "training samples" not in fit_table(REPORT | {"samples": 0}, 200)
 
 
 def test_a_share_of_the_limit_counts_the_standard_errors():
     upper = np.array([found["upper"] / found["limit"] for found in REPORT["resources"]])
-    assert all(f"{100 * share:.1f} %" in budget_table(REPORT, 200) for share in upper)
+    assert all(f"{100 * share:.1f} %" in fit_table(REPORT, 200) for share in upper)

@@ -1,7 +1,6 @@
 """`sca-deploy prune`, as people who bring a network meet it."""
 
 import json
-import sys
 
 import nir
 import numpy as np
@@ -10,7 +9,6 @@ import torch
 
 from sca_deploy.artifact import open_artifact
 from sca_deploy.checkpoint import load_network, save_network
-from sca_deploy.cli import main
 from sca_deploy.exporters.base import Deployable
 from sca_deploy.exporters.nir import write_nir
 from sca_deploy.exporters.nir_reading import read_nir
@@ -25,20 +23,9 @@ TRAIN, TEST = 40, 20
 
 
 @pytest.fixture
-def command(capsys, monkeypatch):
-    """Runs the command line in this process; gives its exit code, stdout and stderr."""
-
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["sca-deploy", "prune", *map(str, arguments)])
-        code = 0
-        try:
-            main()
-        except SystemExit as end:
-            code = end.code
-        out, err = capsys.readouterr()
-        return code, out, err
-
-    return run
+def command(in_process):
+    """Runs `prune` in this process; gives its exit code, stdout and stderr."""
+    return lambda *arguments: in_process("prune", *arguments)
 
 
 def brought(folder, name="feed-forward"):

@@ -19,7 +19,7 @@ import torch
 from sca_deploy.budget import ACTIVE, STRUCTURAL, amount, number
 from sca_deploy.config import PruneConfig
 from sca_deploy.errors import DoesNotFit
-from sca_deploy.hardware.costs import UNHELD, Cost
+from sca_deploy.hardware.costs import Cost, inside, unheld
 from sca_deploy.oracle import Oracle
 from sca_deploy.pruning.activity import Channels
 from sca_deploy.pruning.allocation import ALLOCATED, Edge, Problem, Widths, edges
@@ -77,7 +77,7 @@ class Budgeted:
     @property
     def widths(self) -> Widths:
         """Channels of every group that are on."""
-        return tuple(int(group.norms[0].mask.sum()) for group in self._groups)
+        return tuple(int(group.mask.sum()) for group in self._groups)
 
     def update(self, ranking: Ranking, left: float, oracle: Oracle) -> int:
         """Set masks part of the way to the budget; at its end they are settled.
@@ -96,7 +96,7 @@ class Budgeted:
         model = self._model(ranking, oracle)
         self._refuse_impossible(model, ranking, oracle)
         if left == 0:
-            return self.settle(ranking, oracle, lambda: oracle.costs(self._network, self.budget))
+            return self._settle(model, ranking, lambda: oracle.costs(self._network, self.budget))
         target = self._widths(self._problem(model, ranking, self.budget))
         pairs = zip(self._groups, target, strict=True)
         widths = tuple(width + math.floor(left * (group.channels - width)) for group, width in pairs)
@@ -113,29 +113,31 @@ class Budgeted:
         Returns:
             How many channels the signals chose.
         """
-        model, limits, regrown, before = self._model(ranking, oracle), dict(self.budget), 0, self._masks()
+        return self._settle(self._model(ranking, oracle), ranking, measure)
+
+    def _settle(self, model: CostModel, ranking: Ranking, measure: Measure) -> int:
+        limits, before, least = dict(self.budget), self._masks(), self._problem(model, ranking, {}).least
         for _ in range(ROUNDS):
-            problem = self._problem(model, ranking, limits)
-            regrown = self._choose(problem, ranking, before)
+            widths = self._widths(self._problem(model, ranking, limits))
+            regrown = self._apply(widths, ranking, before)
             costs = measure()
-            if self.keeps(costs) or self.widths == problem.least:
+            if self.keeps(costs) or widths == least:
                 return regrown
             for name, limit in self.budget.items():
                 if costs[name].upper > limit:
                     limits[name] *= min(TIGHTER, limit / costs[name].upper)
-        least = self._problem(model, ranking, limits).least
         return self._apply(least, ranking, before)
 
     def keeps(self, costs: Mapping[str, Cost]) -> bool:
         """Whether costs are inside the budget, on other samples too, and every layer fits some core."""
-        return _unheld(costs) is None and all(costs[name].upper <= limit for name, limit in self.budget.items())
+        return inside(costs, self.budget)
 
     def refuse(self, costs: Mapping[str, Cost]) -> DoesNotFit:
         """The error of a network that is as small as it gets, and takes more than the budget."""
-        if (unheld := _unheld(costs)) is not None:
+        if (layer := unheld(costs)) is not None:
             return DoesNotFit(
-                f"the budget cannot be kept: no core can hold layer '{unheld.layer}' of the smallest network that was "
-                f"reached ({unheld.why})",
+                f"the budget cannot be kept: no core can hold layer '{layer.layer}' of the smallest network that was "
+                f"reached ({layer.why})",
                 "lower prune.floor, or make what it reads smaller",
             )
         over = {name: costs[name] for name, limit in self.budget.items() if costs[name].upper > limit}
@@ -169,7 +171,7 @@ class Budgeted:
     def _model(self, ranking: Ranking, oracle: Oracle) -> CostModel:
         groups = []
         for group, layers, score in zip(self._groups, self._layers, ranking.scores, strict=True):
-            on = group.norms[0].mask.cpu().numpy() > 0
+            on = group.mask.cpu().numpy() > 0
             values = score.double().numpy()
             if not ranking.returns:
                 values = np.where(on, values, -np.inf)
@@ -188,9 +190,6 @@ class Budgeted:
         most = tuple(c.size if ranking.returns else int(c.on.sum()) for c in model.groups)
         least = (max(1, math.floor(self._config.floor * c.size)) for c in model.groups)
         return Problem(model, scores, tuple(map(min, least, most)), most, limits)
-
-    def _choose(self, problem: Problem, ranking: Ranking, before: Sequence[torch.Tensor]) -> int:
-        return self._apply(self._widths(problem), ranking, before)
 
     def _widths(self, problem: Problem) -> Widths:
         return ALLOCATED[self._config.allocation](problem) or problem.least
@@ -219,15 +218,8 @@ class Budgeted:
         return regrown
 
     def _masks(self) -> list[torch.Tensor]:
-        return [group.norms[0].mask.cpu().clone() for group in self._groups]
+        return [group.mask.cpu().clone() for group in self._groups]
 
     def _set(self, masks: Sequence[torch.Tensor]) -> None:
         for group, mask in zip(self._groups, masks, strict=True):
-            for norm in group.norms:
-                norm.mask.copy_(mask)
-
-
-def _unheld(costs: Mapping[str, Cost]) -> Cost | None:
-    """The cores of a network of which no core can hold some layer; None of others."""
-    cores = costs.get("cores")
-    return cores if cores is not None and cores.value >= UNHELD else None
+            group.set_mask(mask)

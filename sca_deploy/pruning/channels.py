@@ -199,14 +199,13 @@ class ChannelMethod(Method):
 
     def _apply(self, masks: Sequence[torch.Tensor]) -> None:
         for group, mask in zip(self._groups, masks, strict=True):
-            for norm in group.norms:
-                norm.mask.copy_(mask)
+            group.set_mask(mask)
 
     def _rounded(self, scores: Sequence[torch.Tensor]) -> dict[str, Any]:
         return self._named([[round(v, 6) for v in score.tolist()] for score in scores])
 
     def _masks(self) -> dict[str, Any]:
-        masks = [group.norms[0].mask for group in self._groups]
+        masks = [group.mask for group in self._groups]
         bits = ["".join("1" if on else "0" for on in mask.tolist()) for mask in masks]
         return {"kept": self._named([int(mask.sum()) for mask in masks]), "masks": self._named(bits)}
 

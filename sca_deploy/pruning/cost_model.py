@@ -17,9 +17,8 @@ from sca_deploy.hardware.chip import Chip
 from sca_deploy.hardware.costs import cores_of
 from sca_deploy.hardware.narrowing import Narrowing
 from sca_deploy.hardware.program import Layer, Program
-from sca_deploy.pruning.activity import Activity, Channels
+from sca_deploy.pruning.activity import Activity, Channels, Floats
 
-Floats = npt.NDArray[np.float64]
 STEP = RESOURCES.index("step-us")
 """A step takes as long as its slowest layer; of all other resources a network takes the sum over its layers."""
 FRACTION = len(RESOURCES)

@@ -231,7 +231,7 @@ class _Kept:
         self._masks: dict[str, Mask] = {}
         for group in graph_groups(network):
             channels = self._channels.of(names[id(group.neurons[0])]).channels
-            self._masks[channels] = group.norms[0].mask.cpu().numpy() > 0
+            self._masks[channels] = group.mask.cpu().numpy() > 0
 
     def of(self, name: str) -> Mask:
         """Of a node's output."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 from torch import nn
 
 from sca_deploy.nn.graph_network import Gate, GraphNetwork, GraphNeurons
@@ -36,4 +37,14 @@ class ChannelGroup:
     @property
     def channels(self) -> int:
         """How many channels the group has."""
-        return len(self.norms[0].mask)
+        return len(self.mask)
+
+    @property
+    def mask(self) -> torch.Tensor:
+        """1 for the channels that are on, else 0, (channels,)."""
+        return self.norms[0].mask
+
+    def set_mask(self, mask: torch.Tensor) -> None:
+        """Switch channels on and off, by 1 and 0 or by booleans, (channels,)."""
+        for norm in self.norms:
+            norm.mask.copy_(mask)

@@ -51,7 +51,7 @@ class Regrowth:
 
     def reset(self) -> None:
         """Forget the gradients that were seen."""
-        self._gradients = [torch.zeros_like(group.norms[0].mask) for group in self._groups]
+        self._gradients = [torch.zeros_like(group.mask) for group in self._groups]
 
     def after_backward(self) -> None:
         """Collect |dL/dgamma| of a batch, averaged over the norms of a group."""

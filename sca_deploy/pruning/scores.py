@@ -124,7 +124,7 @@ class Meter:
     def reset(self) -> None:
         """Forget what was seen."""
         self._samples = [0.0] * len(self._groups)
-        self._sums = [torch.zeros_like(group.norms[0].mask) for group in self._groups]
+        self._sums = [torch.zeros_like(group.mask) for group in self._groups]
 
     @property
     def watches(self) -> bool:

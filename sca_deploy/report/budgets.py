@@ -25,7 +25,7 @@ def trimmed_words(report: dict[str, Any]) -> str:
     return f"measured above its budget once lowered, so channels went: {gone}" if gone else ""
 
 
-def budget_table(report: dict[str, Any], width: int | None = None) -> str:
+def fit_table(report: dict[str, Any], width: int | None = None) -> str:
     """Limit and use of every resource, from the report of `fitting.fit`; `width` as `tables.table`."""
     rows = [
         (

@@ -243,7 +243,7 @@ def _channels(artifact: Artifact, graph: nir.NIRGraph, dynamics: Dynamics) -> di
         network = load_network(trained if trained.exists() else artifact.network_path)[0]
     names = {neurons: name for name, neurons in network.neurons().items()}
     return {
-        names[neurons]: {"kept": int(group.norms[0].mask.sum()), "all": group.channels}
+        names[neurons]: {"kept": int(group.mask.sum()), "all": group.channels}
         for group in channel_groups(network)
         for neurons in group.neurons
     }

@@ -56,7 +56,7 @@ def budget_table(budget: list[dict[str, Any]], width: int | None = None) -> str:
         )
         for found in budget
     ]
-    return table(("budget", "pruned", "of it", "", ""), rows, "", width)
+    return table(("limit", "pruned", "of the limit", "", ""), rows, "", width)
 
 
 def _figures(document: dict[str, Any]) -> list[tuple[str, ...]]:

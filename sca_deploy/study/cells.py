@@ -121,25 +121,28 @@ def rows(study: Study, folder: Path) -> list[Row]:
 
 def row_of(cell: Cell, folder: Path) -> Row:
     """What a cell is, and the figures of its evaluation; `folder` is its arm's."""
-    config, document = cell.config, read_json(folder / "evaluation.json")
-    dense = config.prune.method == "dense"
-    row: Row = {
-        "arm": cell.arm,
-        "seed": cell.seed,
-        "method": config.prune.method,
-        "regrow_by": config.prune.regrow_by,
-        "steps": config.network.steps,
-        "epochs": config.train.epochs,
-        # A budget decides how much is kept in the place of prune.keep.
-        "keep": 1.0 if dense else None if config.prune.budget else config.prune.keep,
-        "inside_budget": all(found["kept"] for found in document["budget"]) if "budget" in document else None,
-    }
+    document = read_json(folder / "evaluation.json")
+    row: Row = {"arm": cell.arm, "seed": cell.seed, **trained_as(cell)}
+    row["inside_budget"] = all(found["kept"] for found in document["budget"]) if "budget" in document else None
     for key, value in document["figures"].items():
         if isinstance(value, dict):
             row |= {f"{key}_{band}": number for band, number in value.items()}
         else:
             row[key] = value
     return row
+
+
+def trained_as(cell: Cell) -> Row:
+    """What the config of a cell says of its training."""
+    config, dense = cell.config, cell.config.prune.method == "dense"
+    return {
+        "method": config.prune.method,
+        "regrow_by": config.prune.regrow_by,
+        "steps": config.network.steps,
+        "epochs": config.train.epochs,
+        # A budget decides how much is kept in the place of prune.keep.
+        "keep": 1.0 if dense else None if config.prune.budget else config.prune.keep,
+    }
 
 
 def arm_of(cell: Cell) -> str:

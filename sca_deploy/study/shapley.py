@@ -184,7 +184,7 @@ class MaskedRuns:
         timed = x.ndim > len(network.spec.input_shape) + 1
         self._steps = x.shape[1] if timed else network.spec.steps
         self._groups = {group.name: group for group in channel_groups(network)}
-        self._masks = {name: group.norms[0].mask.clone() for name, group in self._groups.items()}
+        self._masks = {name: group.mask.clone() for name, group in self._groups.items()}
         self.players: list[Player] = [
             (name, channel) for name, mask in self._masks.items() for channel in mask.nonzero().flatten().tolist()
         ]
@@ -215,8 +215,7 @@ class MaskedRuns:
     def switch_all(self, on: bool) -> None:
         """All players on, which is the network as it came, or all off."""
         for name, group in self._groups.items():
-            for norm in group.norms:
-                norm.mask.copy_(self._masks[name] * float(on))
+            group.set_mask(self._masks[name] * float(on))
 
     def outcome(self) -> tuple[float, float]:
         """Accuracy, and the cross-entropy of the logits' mean over time, as in training."""

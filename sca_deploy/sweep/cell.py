@@ -50,7 +50,7 @@ class SweepCell:
             ScaDeployError: if it fails otherwise, or another process works on it.
         """
         place = cell_folder(folder, cell).parent
-        with held(place, self.patience), torch_threads(self.threads):
+        with alone_in(place, self.patience), torch_threads(self.threads):
             if ending(cell, folder) is not None:
                 return
             began = time.monotonic()
@@ -93,7 +93,7 @@ def torch_threads(count: int) -> Iterator[None]:
 
 
 @contextmanager
-def held(folder: Path, patience: float = PATIENCE) -> Iterator[None]:
+def alone_in(folder: Path, patience: float = PATIENCE) -> Iterator[None]:
     """Only one process at a time is in the block of a folder; the kernel lets go of it for one that dies.
 
     Raises:

@@ -16,7 +16,7 @@ from sca_deploy.hardware.chip import load_chip
 from sca_deploy.manifest import digest, versions
 from sca_deploy.report.figures import counted, number
 from sca_deploy.report.tables import table
-from sca_deploy.study.cells import cell_folder, row_of
+from sca_deploy.study.cells import cell_folder, row_of, trained_as
 from sca_deploy.study.plan import Cell
 from sca_deploy.sweep.cell import OK, ending
 from sca_deploy.sweep.pareto import front, plot_pareto
@@ -44,13 +44,7 @@ def _row(sweep: Sweep, cell: Cell, folder: Path, end: Mapping[str, Any]) -> Row:
     row: Row = {"cell": cell.arm, "seed": cell.seed, "status": end["status"], "reason": end.get("reason")}
     for key in sweep.axes:
         row[key] = None if dense and of_pruning(key) else _plain(value_at(config, key))
-    row |= {
-        "method": config.prune.method,
-        # A budget decides how much is kept in the place of prune.keep.
-        "keep": 1.0 if dense else None if config.prune.budget else config.prune.keep,
-        "steps": config.network.steps,
-        "epochs": config.train.epochs,
-    }
+    row |= {key: value for key, value in trained_as(cell).items() if key != "regrow_by"}
     row |= {f"budget_{name}": config.prune.budget.get(name) for name in _resources(sweep)}
     if end["status"] == OK:
         figures = row_of(cell, cell_folder(folder, cell))

@@ -3,7 +3,6 @@
 Every weight of a synapse is the same number, so that it takes the same bits however many of them are left.
 """
 
-import random
 from dataclasses import replace
 
 import numpy as np
@@ -176,8 +175,7 @@ def test_a_network_with_branches_takes_what_it_does_compacted_and_lowered(draw, 
         width = data.draw(st.integers(1, group.channels))
         on = torch.zeros(group.channels)
         on[data.draw(st.permutations(range(group.channels)))[:width]] = 1
-        for norm in group.norms:
-            norm.mask.copy_(on)
+        group.set_mask(on)
         chosen |= {names[id(neuron)]: width for neuron in group.neurons}
     try:
         small = lowered(compact(network))
@@ -210,28 +208,6 @@ def plain(network):
 def lowered(network):
     shape, populations = populations_of(network)
     return assemble(shape, populations, Rules(1, 0))
-
-
-def test_weights_of_one_bit_give_the_least_that_any_weights_take():
-    draw = random.Random(0)
-    for _ in range(20):
-        a, c = draw.randint(1, 64), draw.randint(1, 300)
-        layers = (
-            layer("a", (a, 8, 8), Conv(INPUT, np.full((a, 2, 3, 3), 254, np.int32), padding=(1, 1))),
-            layer("c", (c,), Dense("a", np.full((c, a * 64), -256, np.int32))),
-        )
-        whole = Program((2, 8, 8), 0, 1, layers, readout=False)
-        one = replace(
-            whole,
-            layers=tuple(
-                replace(k, synapses=tuple(replace(s, weight=np.zeros_like(s.weight)) for s in k.synapses))
-                for k in layers
-            ),
-        )
-        least, channels = Narrowing(whole, LOIHI2, least_bits=True), {INPUT: 2, "a": a, "c": c}
-        for made, full in zip(map_program(one, LOIHI2).layers, map_program(whole, LOIHI2).layers, strict=True):
-            assert least.cut(made.name, channels) == made.cut
-            assert least.cut(made.name, channels).words <= full.synapse_words_total
 
 
 def test_groups_keep_their_number_so_channels_are_rounded_up_to_it():

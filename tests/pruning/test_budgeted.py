@@ -14,14 +14,8 @@ from sca_deploy.config import ALLOCATIONS, PruneConfig
 from sca_deploy.errors import DoesNotFit, ScaDeployError
 from sca_deploy.graph import populations_of
 from sca_deploy.hardware.costs import Cost
-from sca_deploy.hardware.counts import by_core, count
-from sca_deploy.hardware.energy import estimate as energy
 from sca_deploy.hardware.lower import Rules, assemble
 from sca_deploy.hardware.mapping import check_fits, map_program
-from sca_deploy.hardware.placement import routes
-from sca_deploy.hardware.simulate import simulate
-from sca_deploy.hardware.step_time import estimate as step_time
-from sca_deploy.hardware.traffic import route
 from sca_deploy.nn.network import SpikingNetwork
 from sca_deploy.nn.spec import NetworkSpec, parse_layers
 from sca_deploy.nn.zoo import layers_of
@@ -32,22 +26,13 @@ from sca_deploy.pruning.compact import compact
 from sca_deploy.pruning.groups import channel_groups
 from sca_deploy.pruning.schedule import Schedule
 from tests.networks import random_layers
-from tests.pruning.tiny import LOIHI2, MAP, chain, conv, network_of, oracle_of
+from tests.pruning.tiny import LOIHI2, MAP, chain, conv, network_of, oracle_of, takes
 
 
-def takes(network, oracle):
+def cut(network, oracle):
     """What a network takes of every resource once it is cut, on the whole input in one run."""
     shape, populations = populations_of(compact(network))
-    program = assemble(shape, populations, oracle.rules)
-    mapping, run = map_program(program, LOIHI2), count(simulate(program, oracle.x))
-    traffic = route(run, routes(program, mapping, LOIHI2))
-    return {
-        "cores": mapping.compiler_like,
-        "words": sum(layer.synapse_words_total for layer in mapping.layers),
-        "synops": run.per_sample["synops"],
-        "energy-nj": energy(run, LOIHI2, traffic).typical,
-        "step-us": step_time(run, by_core(run, mapping, traffic.fanout), LOIHI2).step.typical / 1000,
-    }
+    return takes(assemble(shape, populations, oracle.rules), oracle.x)
 
 
 def scores_of(groups, draw):
@@ -57,12 +42,11 @@ def scores_of(groups, draw):
 
 def set_masks(groups, masks):
     for group, mask in zip(groups, masks, strict=True):
-        for norm in group.norms:
-            norm.mask.copy_(mask)
+        group.set_mask(mask)
 
 
 def masks_of(groups):
-    return [group.norms[0].mask.clone() for group in groups]
+    return [group.mask.clone() for group in groups]
 
 
 def floors_of(groups, scores, floor):
@@ -81,9 +65,9 @@ def budgeted(network, budget, **options):
 
 def asked_for(draw, network, oracle, groups, scores, floor):
     """Limits of one to three resources, from a little less than the floors take to what the whole network takes."""
-    whole = takes(network, oracle)
+    whole = cut(network, oracle)
     set_masks(groups, floors_of(groups, scores, floor))
-    least = takes(network, oracle)
+    least = cut(network, oracle)
     set_masks(groups, [torch.ones(group.channels) for group in groups])
     names = draw.sample(RESOURCES, draw.randint(1, 3))
     found = {name: least[name] + draw.uniform(-0.1, 1) * (whole[name] - least[name]) for name in names}
@@ -105,7 +89,7 @@ def held_to_its_budget(network, oracle, draw, **options):
         kept, gone = score[mask > 0], score[mask == 0]
         assert int(mask.sum()) >= max(1, int(floor * group.channels))
         assert not len(gone) or kept.min() >= gone.max()
-    found = takes(network, oracle)
+    found = cut(network, oracle)
     if all(found[name] <= limit for name, limit in budget.items()) and held.keeps(oracle.costs(network, budget)):
         return "inside"
     # As small as it gets, and even that is outside, or so near that other samples would be.
@@ -182,7 +166,7 @@ def test_a_channel_that_was_masked_never_comes_back_where_nothing_returns(small,
     """Not even where a later choice gives a group more channels than the first one did."""
     network, groups, scores, oracle = small
     for group in groups:
-        group.norms[0].mask[0] = 0
+        group.mask[0] = 0
     scripted(monkeypatch, (2, 4, 11), (4, 2, 8))
     budgeted(network, {"words": 1000}).settle(Ranking(scores, returns=False), oracle, answering(2000, 900))
     masks = masks_of(groups)
@@ -218,11 +202,11 @@ def test_signals_choose_their_share_of_the_widths_but_never_of_the_floors(small,
 
 def test_masks_with_what_regrew_are_settled_inside_the_budget_too(small):
     network, groups, scores, oracle = small
-    budget = {"words": 0.5 * takes(network, oracle)["words"], "synops": 0.4 * takes(network, oracle)["synops"]}
+    budget = {"words": 0.5 * cut(network, oracle)["words"], "synops": 0.4 * cut(network, oracle)["synops"]}
     held = budgeted(network, budget)
     regrown = held.update(Ranking(scores, [-score for score in scores], regrow=0.3), 0.0, oracle)
     assert regrown > 0
-    found = takes(network, oracle)
+    found = cut(network, oracle)
     assert all(found[name] <= limit for name, limit in budget.items())
     assert any(
         score[mask > 0].min() < score[mask == 0].max() for score, mask in zip(scores, masks_of(groups), strict=True)
@@ -282,22 +266,22 @@ def test_groups_of_a_residual_network_share_their_masks():
     network = network_of(layers_of("resnet8", 10, MAP))
     groups, oracle = channel_groups(network), oracle_of(samples=4)
     assert any(len(group.norms) > 1 for group in groups)
-    words = 0.3 * takes(network, oracle)["words"]
+    words = 0.3 * cut(network, oracle)["words"]
     held = budgeted(network, {"words": words})
     held.update(Ranking(scores_of(groups, random.Random(0))), 0.0, oracle)
-    assert 0.8 * words < takes(network, oracle)["words"] <= words
+    assert 0.8 * words < cut(network, oracle)["words"] <= words
     for group in groups:
-        assert all(torch.equal(norm.mask, group.norms[0].mask) for norm in group.norms)
+        assert all(torch.equal(norm.mask, group.mask) for norm in group.norms)
 
 
 def test_an_impossible_number_of_cores_is_refused_at_the_first_update(small):
     network, groups, scores, oracle = small
-    before = takes(network, oracle)
+    before = cut(network, oracle)
     with pytest.raises(DoesNotFit, match="the budget words=50 cannot be kept: the smallest network that was reached"):
         budgeted(network, {"words": 50}).update(Ranking(scores), 0.9, oracle)
     set_masks(groups, [torch.ones(group.channels) for group in groups])
     budgeted(network, {"words": before["words"], "cores": before["cores"]}).update(Ranking(scores), 0.0, oracle)
-    assert takes(network, oracle) == before, "what fits loses nothing"
+    assert cut(network, oracle) == before, "what fits loses nothing"
 
 
 def test_looking_at_the_smallest_network_leaves_the_masks_as_they_were(small, monkeypatch):

@@ -35,7 +35,7 @@ def model_of(network, oracle):
     names = {id(module): name for name, module in network.neurons().items()}
     groups = []
     for group in channel_groups(network):
-        on = group.norms[0].mask.numpy() > 0
+        on = group.mask.numpy() > 0
         layers = tuple(names[id(neuron)] for neuron in group.neurons)
         groups.append(Channels(layers, np.argsort(~on, kind="stable"), on))
     widths = tuple(int(group.on.sum()) for group in groups)

@@ -6,7 +6,14 @@ import numpy as np
 import torch
 
 from sca_deploy.hardware.chip import load_chip
+from sca_deploy.hardware.counts import by_core, count
+from sca_deploy.hardware.energy import estimate as energy
 from sca_deploy.hardware.lower import Rules
+from sca_deploy.hardware.mapping import map_program
+from sca_deploy.hardware.placement import routes
+from sca_deploy.hardware.simulate import simulate
+from sca_deploy.hardware.step_time import estimate as step_time
+from sca_deploy.hardware.traffic import route
 from sca_deploy.nn.network import MaskedBatchNorm, SpikingNetwork
 from sca_deploy.nn.spec import NetworkSpec, parse_layers
 from sca_deploy.oracle import Oracle
@@ -55,6 +62,18 @@ def masked(network, draw: random.Random):
     for group in channel_groups(network):
         on = torch.zeros(group.channels)
         on[draw.sample(range(group.channels), draw.randint(1, group.channels))] = 1
-        for norm in group.norms:
-            norm.mask.copy_(on)
+        group.set_mask(on)
     return network
+
+
+def takes(program, x):
+    """What a Program takes of every resource on some samples, put together from the parts that count each."""
+    mapping, run = map_program(program, LOIHI2), count(simulate(program, x))
+    traffic = route(run, routes(program, mapping, LOIHI2))
+    return {
+        "cores": mapping.compiler_like,
+        "words": sum(layer.synapse_words_total for layer in mapping.layers),
+        "synops": run.per_sample["synops"],
+        "energy-nj": energy(run, LOIHI2, traffic).typical,
+        "step-us": step_time(run, by_core(run, mapping, traffic.fanout), LOIHI2).step.typical / 1000,
+    }

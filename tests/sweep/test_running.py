@@ -14,7 +14,7 @@ from sca_deploy.console import Console
 from sca_deploy.errors import DoesNotFit, ScaDeployError, UsageError
 from sca_deploy.study.cells import cell_folder
 from sca_deploy.sweep import cell as cell_module
-from sca_deploy.sweep.cell import SweepCell, ending, held
+from sca_deploy.sweep.cell import SweepCell, alone_in, ending
 from sca_deploy.sweep.plan import load_sweep
 from sca_deploy.sweep.running import run_sweep
 from tests.conftest import ROOT, sca_deploy
@@ -149,11 +149,11 @@ def test_an_impossible_budget_is_a_row_of_the_table(tmp_path):
 def test_only_one_process_at_a_time_is_in_a_cell(few, tmp_path):
     folder = cell_folder(tmp_path, few.cells[0]).parent
     with (
-        held(folder),
+        alone_in(folder),
         pytest.raises(ScaDeployError, match=rf"dense/seed0 is worked on by process {os.getpid()} on "),
     ):
         SweepCell(patience=0.3)(few.cells[0], tmp_path, quiet=True)
-    with held(folder, patience=0.0):  # it was let go
+    with alone_in(folder, patience=0.0):  # it was let go
         pass
 
 
@@ -167,8 +167,8 @@ def test_a_cell_that_another_process_ends_meanwhile_is_not_done_again(few, tmp_p
 HOLD = """
 import sys, time
 from pathlib import Path
-from sca_deploy.sweep.cell import held
-with held(Path(sys.argv[1])):
+from sca_deploy.sweep.cell import alone_in
+with alone_in(Path(sys.argv[1])):
     print("in", flush=True)
     time.sleep(60)
 """
@@ -182,12 +182,12 @@ def test_the_lock_of_a_killed_process_is_gone(tmp_path):
         assert holder.stdout.read(2) == b"in"
         with (
             pytest.raises(ScaDeployError, match=f"worked on by process {holder.pid} on "),
-            held(tmp_path, patience=0.0),
+            alone_in(tmp_path, patience=0.0),
         ):
             pass
         holder.kill()
         holder.wait()
-    with held(tmp_path, patience=0.0):
+    with alone_in(tmp_path, patience=0.0):
         assert (tmp_path / ".lock").read_text().startswith(f"process {os.getpid()} on ")
 
 
