@@ -91,11 +91,14 @@ def pruning_config(name: str, file: Path, data: DataConfig, steps: int, flags: M
             "floor", "l1_gamma" and "chip", where a missing one or None is the default.
 
     Raises:
-        UsageError: naming the value that is out of range, or if both or neither of "keep" and "budget" are there.
+        UsageError: naming the value that is out of range, or if both or neither of "keep" and "budget" are there, or
+            an "allocation" without "budget".
     """
     if (flags.get("keep") is None) != bool(flags.get("budget")):
         both = "both --keep and --budget are given" if flags.get("budget") else "neither --keep nor --budget is given"
         raise UsageError(both, "say how much is to be left, a fraction or what it may take on the chip")
+    if flags.get("allocation") and not flags.get("budget"):
+        raise UsageError("--allocation is given without --budget, which it would share out", "leave it out")
     train = replace(TrainConfig(epochs=flags["epochs"], lr=RATE), **_given(flags, "lr", "batch_size", "device"))
     prune = PruneConfig(method=flags["method"], score=flags["score"])
     prune = replace(prune, **_given(flags, "keep", "budget", "allocation", "floor", "l1_gamma"))

@@ -80,7 +80,7 @@ def load_network(path: str | Path) -> tuple[Network, dict[str, Any]]:
         reason = (str(error).splitlines() or [""])[0]
         raise ScaDeployError(
             f"{path} is damaged or not a checkpoint ({type(error).__name__}: {reason[:120]})",
-            "train again, or restore the file from a copy",
+            "restore it from a copy, or delete it and repeat the command that wrote it",
         ) from error
     for name, value in network.state_dict().items():
         if value.is_floating_point() and not torch.isfinite(value).all():

@@ -88,6 +88,8 @@ def train(options: Options, config: str, output: Path | None, arm: str, resume: 
     from sca_deploy.report.budgets import fit_table
     from sca_deploy.train import read_log
 
+    if arm == "dense" and flags["prune__budget"]:
+        raise UsageError("--budget is kept by the pruned arm, --arm dense has none", "leave one of the two out")
     job = _job(options, config, output, flags, None)
     checkpoint = job.folder / arm / "train" / "checkpoint.pt"
     if resume and not checkpoint.exists():

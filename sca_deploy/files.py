@@ -104,7 +104,9 @@ def read_json(path: str | Path) -> Any:
     except OSError as error:
         raise ScaDeployError(f"cannot read {path}: {error.strerror or error}") from error
     except ValueError as error:
-        raise ScaDeployError(f"{path} is not valid JSON: {error}", "run the step that wrote it again") from error
+        raise ScaDeployError(
+            f"{path} is not valid JSON: {error}", "delete it and repeat the command that wrote it"
+        ) from error
 
 
 def sha256(path: str | Path) -> str:

@@ -269,14 +269,15 @@ def _evaluated_on_chip(job: Job, steps: _Steps) -> None:
     """Lower and evaluate an arm that is compacted, skipping what is done."""
     folder = job.folder / steps.arm
     network, program = folder / "network.pt", folder / "program.npz"
-    steps.do("lower", lower_arm, program, network)
-    steps.do("evaluate", evaluate_arm, folder / "evaluation.json", network, program, job.chip.path)
+    steps.do("lower", lower_arm, [program], network)
+    steps.do("evaluate", evaluate_arm, [folder / "evaluation.json"], network, program, job.chip.path)
 
 
 def _compacted(job: Job, arm: str) -> _Steps:
     """Train and compact one arm, skipping what is done."""
     steps = trained(job, arm)
-    steps.do("compact", compact_arm, job.folder / arm / "network.pt", trained_network(job, arm))
+    outputs = [job.folder / arm / name for name in ("network.pt", "compaction.json", "calibration.json")]
+    steps.do("compact", compact_arm, outputs, trained_network(job, arm))
     return steps
 
 
@@ -289,9 +290,9 @@ def trained(job: Job, arm: str) -> _Steps:
     steps, folder = _Steps(job, arm), job.folder / arm
     checkpoint = folder / "train" / "checkpoint.pt"
     begins = [Path(job.config.network.file)] if job.config.network.file else []
-    steps.do("train", train_arm, checkpoint, *begins)
+    steps.do("train", train_arm, [checkpoint], *begins)
     if arm_config(job.config, arm).prune.budget:
-        steps.do("fit", fit_arm, folder / "fitted.pt", checkpoint, job.chip.path)
+        steps.do("fit", fit_arm, [folder / "fitted.pt", folder / "budget.json"], checkpoint, job.chip.path)
     return steps
 
 
@@ -300,8 +301,8 @@ def _deliver(job: Job, arm: str) -> ScaDeployError | None:
     steps, folder = _Steps(job, arm), job.folder / arm
     program, exported = folder / "program.npz", folder / "loihi2"
     try:
-        steps.do("export", export_arm, exported / "manifest.json", folder / "network.pt", program, job.chip.path)
-        steps.do("verify", verify_arm, folder / "verify.json", network_file(exported), program)
+        steps.do("export", export_arm, [exported / "manifest.json"], folder / "network.pt", program, job.chip.path)
+        steps.do("verify", verify_arm, [folder / "verify.json"], network_file(exported), program)
     except (DoesNotFit, MissingExtra) as failure:
         job.console.say(f"{arm}: {failure.problem}")
         return type(failure)(f"{arm}: {failure.problem}", failure.fix)
@@ -571,10 +572,10 @@ class _Steps:
         done = read_json(self._path) if self._path.exists() else {}
         self._done: dict[str, str] = done if isinstance(done, dict) else {}
 
-    def do(self, name: str, action: Callable[[Job, str], None], output: Path, *inputs: Path) -> None:
-        """Run the action unless its output was made from this config and these files."""
+    def do(self, name: str, action: Callable[[Job, str], None], outputs: Sequence[Path], *inputs: Path) -> None:
+        """Run the action unless its outputs are there and were made from this config and these files."""
         key = digest([decisive(self._job.config), name, [sha256(path) for path in inputs]])
-        if self._done.get(name) == key and output.exists():
+        if self._done.get(name) == key and all(output.exists() for output in outputs):
             self._job.console.say(f"{self.arm}: {name} is already done")
             return
         action(self._job, self.arm)

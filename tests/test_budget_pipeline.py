@@ -238,7 +238,10 @@ def test_killed_and_repeated_it_gives_the_same_network_bit_for_bit(in_process, c
     assert plain[0] == plain[1]
 
 
-def test_what_was_fitted_is_fitted_again_when_it_is_gone_and_only_then(in_process, config, made, tmp_path):
+@pytest.mark.parametrize("gone", ["fitted.pt", "budget.json"])
+def test_what_was_fitted_is_fitted_again_when_a_file_of_it_is_gone_and_only_then(
+    in_process, config, made, tmp_path, gone
+):
     folder = tmp_path / "small"
     shutil.copytree(made("words").parent, folder)
     arguments = ["train", config, *flags(BUDGETS["words"]), "-o", folder]
@@ -246,13 +249,14 @@ def test_what_was_fitted_is_fitted_again_when_it_is_gone_and_only_then(in_proces
     assert code == 0, err
     assert "pruned: fit is already done" in err
     assert "3,000 synapse words" in out
-    before = state(folder / "pruned" / "fitted.pt")
-    (folder / "pruned" / "fitted.pt").unlink()
+    before, report = state(folder / "pruned" / "fitted.pt"), (folder / "pruned" / "budget.json").read_text()
+    (folder / "pruned" / gone).unlink()
     code, _, err = in_process(*arguments)
     assert code == 0
     assert "pruned: train is already done" in err
     assert "pruned: fit is already done" not in err
     assert same(state(folder / "pruned" / "fitted.pt"), before)
+    assert (folder / "pruned" / "budget.json").read_text() == report
 
 
 def test_a_run_of_another_budget_is_not_continued(in_process, config, made, tmp_path):
@@ -341,25 +345,9 @@ def test_a_brought_network_is_pruned_to_a_budget(in_process, tmp_path, resource,
     brought(tmp_path)
     x, run = np.load(tmp_path / "mine.npz")["x_test"], tmp_path / "run"
     limit = part * read_again(tmp_path / "net.nir", x)[resource]
-    code, out, err = in_process(
-        "prune",
-        tmp_path / "net.nir",
-        "--data",
-        tmp_path / "mine.npz",
-        "--batch-size",
-        10,
-        "--score",
-        "rate",
-        "--epochs",
-        epochs,
-        "--floor",
-        0.1,
-        "--json",
-        "-o",
-        run,
-        "--budget",
-        f"{resource}={limit}",
-    )
+    given = ("prune", tmp_path / "net.nir", "--data", tmp_path / "mine.npz", "--score", "rate", "--floor", 0.1)
+    training = ("--epochs", epochs, "--batch-size", 10)
+    code, out, err = in_process(*given, *training, "--budget", f"{resource}={limit}", "--json", "-o", run)
     assert code == 0, err
     [entry] = json.loads(out)["budget"]
     assert (entry["name"], entry["limit"], entry["kept"]) == (resource, pytest.approx(limit), True)
@@ -381,6 +369,14 @@ def test_a_brought_network_keeps_a_fraction_or_a_budget_but_not_both(in_process,
     neither = in_process(*given)
     assert neither[0] == 2
     assert "--budget" in neither[2]
+    assert in_process(*given, "--keep", 0.5, "--allocation", "uniform")[0] == 2
+
+
+def test_the_dense_arm_has_no_budget_to_keep(in_process, config, tmp_path):
+    code, out, err = in_process("train", config, "--arm", "dense", "--budget", "words=3000", "-o", tmp_path / "run")
+    assert (code, out) == (2, "")
+    assert err.startswith("error: --budget is kept by the pruned arm")
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize(
