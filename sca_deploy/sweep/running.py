@@ -13,7 +13,7 @@ from sca_deploy.pipeline import Job, start
 from sca_deploy.study.board import look_at
 from sca_deploy.study.cells import Runner, arm_of, cell_folder, each
 from sca_deploy.study.plan import Cell
-from sca_deploy.sweep.cell import SweepCell, ending
+from sca_deploy.sweep.cell import OK, SweepCell, ending
 from sca_deploy.sweep.plan import Sweep
 from sca_deploy.sweep.results import Row, write_results
 
@@ -62,7 +62,11 @@ def run_sweep(sweep: Sweep, folder: Path, console: Console, place: Place = Place
             each(
                 left, cells, console, jobs, work, "sweep", lambda cell: look_at(cell, cell_folder(cells, cell)), runner
             )
-    return write_results(sweep, folder)
+    found = write_results(sweep, folder)
+    for row in found:
+        if row["status"] != OK:
+            console.say(f"sweep: {row['cell']}, seed {row['seed']}: {row['reason']}")
+    return found
 
 
 def _check(left: list[Cell], cells: Path, console: Console) -> None:

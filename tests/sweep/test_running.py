@@ -139,7 +139,7 @@ def test_an_impossible_budget_is_a_row_of_the_table(tmp_path):
     [dense, impossible, possible] = table(tmp_path / "sweep")
     assert (dense["status"], dense["budget_cores"], dense["keep"]) == ("ok", "", "1.0")
     assert (impossible["status"], impossible["budget_cores"]) == ("does not fit", "1")
-    assert impossible["reason"]
+    assert f"budget-cores-1, seed 0: {impossible['reason']}" in done.stderr
     assert not impossible["accuracy_chip"]
     assert (possible["status"], possible["budget_cores"], possible["keep"]) == ("ok", "60", "")
     assert int(possible["cores_compiler_like"]) <= 60
