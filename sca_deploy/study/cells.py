@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from functools import partial
 from multiprocessing.connection import wait
+from multiprocessing.synchronize import Event
 from pathlib import Path
 from typing import Any
 
@@ -93,15 +96,20 @@ def at_once(jobs: int, attempts: Sequence[Attempt], done: Done) -> None:
     """
     threads = max(1, (os.cpu_count() or 1) // jobs)
     context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(jobs, context, _begin_worker, (threads,))
+    interrupted = context.Event()
+    pool = ProcessPoolExecutor(jobs, context, _begin_worker, (threads, interrupted))
     try:
-        running = {pool.submit(attempt, *each_attempt): number for number, each_attempt in enumerate(attempts)}
+        with _deaf():
+            running = {pool.submit(attempt, *each_attempt): number for number, each_attempt in enumerate(attempts)}
         for over in as_completed(running):
             done(running[over], over.result())
     except BrokenProcessPool:
         raise ScaDeployError(
             "a process that did a cell was killed", "repeat the command to continue; fewer --jobs need less memory"
         ) from None
+    except KeyboardInterrupt:
+        interrupted.set()
+        raise
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
 
@@ -159,10 +167,23 @@ def attempt(work: Work, cell: Cell, folder: Path, quiet: bool) -> Failure | None
     return None
 
 
-def _begin_worker(threads: int) -> None:
+@contextmanager
+def _deaf() -> Iterator[None]:
+    """^C is ignored in the block, and by the processes that begin in it: it would find them at their imports."""
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _begin_worker(threads: int, interrupted: Event) -> None:
     import torch
 
     torch.set_num_threads(threads)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    if interrupted.is_set():
+        os._exit(1)
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
 

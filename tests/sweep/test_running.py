@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -208,6 +209,38 @@ def test_workers_of_a_killed_sweep_end_and_a_repeat_goes_on(grid, in_turn, tmp_p
     assert {path: path.stat().st_mtime_ns for path in done} == files
     workers = {int(path.read_text().split()[1]) for path in folder.glob("cells/*/seed*/.lock")}
     assert [pid for pid in workers if os.path.exists(f"/proc/{pid}/stat")] == []
+
+
+def test_an_interruption_while_workers_start_is_one_line(grid, tmp_path):
+    """^C goes to all processes of a terminal."""
+    command = [sys.executable, "-m", "sca_deploy.cli", "sweep", str(grid), "-o", str(tmp_path / "sweep"), "-j", "2"]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    process = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    with process:
+        try:
+            until = time.monotonic() + 100
+            while len(list(workers_of(process.pid))) < 2 and time.monotonic() < until:
+                time.sleep(0.02)
+            assert len(list(workers_of(process.pid))) == 2
+            time.sleep(0.5)
+            os.killpg(process.pid, signal.SIGINT)
+            said = process.stderr.read()
+        finally:
+            process.kill()
+    assert said.splitlines()[-2:] == ["error: interrupted", "fix: repeat the command to continue"]
+    assert "Traceback" not in said
+    assert process.wait() == 130
+    assert list(workers_of(process.pid)) == []
+
+
+def workers_of(session):
+    """The processes of a session that do cells."""
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            if os.getsid(int(process.name)) == session and b"spawn_main" in (process / "cmdline").read_bytes():
+                yield process.name
+        except (ProcessLookupError, FileNotFoundError):
+            continue
 
 
 @pytest.mark.parametrize(
