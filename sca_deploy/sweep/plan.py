@@ -195,11 +195,12 @@ def _cells(
             config = _changed(base, point)
         except UsageError as error:
             raise UsageError(f"sweep.axes, at {_name(words, point)}: {error.problem}", error.fix) from None
-        found = {} if config.prune.method == "dense" else {_name(words, point): config}
+        if config.prune.budget:  # points that differ in prune.keep alone are one cell
+            config = replace(config, prune=replace(config.prune, keep=base.prune.keep))
+        without = arm_config(replace(config, prune=PruneConfig(method="dense")), "dense")
+        found = {} if config.prune.method == "dense" else {_name(words, _that_count(point, config)): config}
         if settings.dense or not found:
-            unpruned = {key: value for key, value in point.items() if not of_pruning(key)}
-            without = replace(config, prune=PruneConfig(method="dense"))
-            found[_name(words, unpruned, "dense")] = arm_config(without, "dense")
+            found[_name(words, _that_count(point, without), "dense")] = without
         for arm, made in found.items():
             same = known.setdefault(digest(made.to_plain()), arm)
             if same == arm and arms.setdefault(arm, made) != made:
@@ -208,9 +209,15 @@ def _cells(
     return tuple(Cell(arm, seed, replace(arms[arm], seed=seed)) for seed in settings.seeds for arm in ordered)
 
 
-def of_pruning(key: str) -> bool:
-    """Whether a key is of [prune], which the network that is not pruned knows nothing of."""
-    return key.partition(".")[0] == "prune"
+def counts(key: str, config: Config) -> bool:
+    """Whether a key has a say: [prune] has none in a network that is not pruned, prune.keep none beside a budget."""
+    if config.prune.method == "dense":
+        return key.partition(".")[0] != "prune"
+    return key != "prune.keep" or not config.prune.budget
+
+
+def _that_count(point: Mapping[str, Any], config: Config) -> dict[str, Any]:
+    return {key: value for key, value in point.items() if counts(key, config)}
 
 
 def _words(axes: Mapping[str, Any]) -> dict[str, str]:

@@ -20,7 +20,7 @@ from sca_deploy.study.cells import cell_folder, row_of, trained_as
 from sca_deploy.study.plan import Cell
 from sca_deploy.sweep.cell import OK, ending
 from sca_deploy.sweep.pareto import front, plot_pareto
-from sca_deploy.sweep.plan import Sweep, of_pruning, value_at
+from sca_deploy.sweep.plan import Sweep, counts, value_at
 
 Row = dict[str, Any]
 COSTS = {
@@ -40,10 +40,9 @@ def rows(sweep: Sweep, folder: Path) -> list[Row]:
 
 def _row(sweep: Sweep, cell: Cell, folder: Path, end: Mapping[str, Any]) -> Row:
     config = cell.config
-    dense = config.prune.method == "dense"
     row: Row = {"cell": cell.arm, "seed": cell.seed, "status": end["status"], "reason": end.get("reason")}
     for key in sweep.axes:
-        row[key] = None if dense and of_pruning(key) else _plain(value_at(config, key))
+        row[key] = _plain(value_at(config, key)) if counts(key, config) else None
     row |= {key: value for key, value in trained_as(cell).items() if key != "regrow_by"}
     row |= {f"budget_{name}": config.prune.budget.get(name) for name in _resources(sweep)}
     if end["status"] == OK:

@@ -94,12 +94,19 @@ dense = false
     cells = {cell.arm: cell.config.prune for cell in load(text).cells}
     assert list(cells) == [
         "prune-method-sca-budget-none-keep-0.3",
-        "prune-method-sca-budget-cores-4-energy-nj-500-keep-0.3",
+        "prune-method-sca-budget-cores-4-energy-nj-500",
         "prune-method-slimming-l1_gamma-0.0001-budget-none-keep-0.3",
-        "prune-method-slimming-l1_gamma-0.0001-budget-cores-4-energy-nj-500-keep-0.3",
+        "prune-method-slimming-l1_gamma-0.0001-budget-cores-4-energy-nj-500",
     ]
     [*_, last] = cells.values()
     assert (last.method, last.l1_gamma, last.budget) == ("slimming", 1e-4, {"cores": 4, "energy-nj": 500})
+
+
+def test_a_budget_takes_the_place_of_what_is_to_be_kept(load):
+    """Points that differ in prune.keep alone would be the same training twice."""
+    axes = '[sweep.axes]\n"prune.keep" = [0.3, 0.5]\n"prune.budget" = [{}, { cores = 4 }]\n'
+    sweep = load(f'[network]\nname = "conv2"\n[sweep]\ndense = false\n{axes}')
+    assert names(sweep) == ["keep-0.3-budget-none", "budget-cores-4", "keep-0.5-budget-none"]
 
 
 def test_keys_may_be_written_without_quotes(load):
