@@ -115,7 +115,8 @@ def test_without_the_token_of_the_cluster(mode: str, head: str, tmp_path: Path) 
     """In a process of its own: Ray reads how it is told of tokens once."""
     (tmp_path / "other").write_text("0" * 64)
     line = f"from sca_deploy.cluster import connected\nwith connected({head!r}): pass"
-    environment = os.environ | {"RAY_AUTH_MODE": mode, "RAY_AUTH_TOKEN_PATH": str(tmp_path / "other")}
+    token = {"RAY_AUTH_MODE": mode, "RAY_AUTH_TOKEN_PATH": str(tmp_path / "other")}
+    environment = os.environ | token | {"RAY_NUM_REDIS_GET_RETRIES": "1"}  # Ray would try for twenty seconds
     tried = subprocess.run([sys.executable, "-c", line], env=environment, capture_output=True, text=True, cwd=ROOT)
     said = f"ScaDeployError: the Ray cluster at {head} asks for another token, or for one"
     assert tried.stderr.splitlines()[-1].endswith(said)

@@ -96,8 +96,8 @@ def at_once(jobs: int, attempts: Sequence[Attempt], done: Done) -> None:
     """
     threads = max(1, (os.cpu_count() or 1) // jobs)
     context = multiprocessing.get_context("spawn")
-    interrupted = context.Event()
-    pool = ProcessPoolExecutor(jobs, context, _begin_worker, (threads, interrupted))
+    interrupted, hears = context.Event(), signal.getsignal(signal.SIGINT) != signal.SIG_IGN
+    pool = ProcessPoolExecutor(jobs, context, _begin_worker, (threads, interrupted, hears))
     try:
         with _deaf():
             running = {pool.submit(attempt, *each_attempt): number for number, each_attempt in enumerate(attempts)}
@@ -177,11 +177,12 @@ def _deaf() -> Iterator[None]:
         signal.signal(signal.SIGINT, before)
 
 
-def _begin_worker(threads: int, interrupted: Event) -> None:
+def _begin_worker(threads: int, interrupted: Event, hears: bool) -> None:
     import torch
 
     torch.set_num_threads(threads)
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+    if hears:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     if interrupted.is_set():
         os._exit(1)
     threading.Thread(target=_end_with_parent, daemon=True).start()

@@ -215,7 +215,14 @@ def test_an_interruption_while_workers_start_is_one_line(grid, tmp_path):
     """^C goes to all processes of a terminal."""
     command = [sys.executable, "-m", "sca_deploy.cli", "sweep", str(grid), "-o", str(tmp_path / "sweep"), "-j", "2"]
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    process = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    process = subprocess.Popen(
+        command,
+        env=environment,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # what runs the tests may ignore it
+    )
     with process:
         try:
             until = time.monotonic() + 100
