@@ -28,13 +28,14 @@ def test_the_dense_network_of_a_recipe_can_be_lowered_and_fits_the_chip(name):
 
 
 @pytest.mark.timeout(1200)
-def test_three_seeds_of_the_digits_recipe(root, tmp_path, first_run):
+@pytest.mark.parametrize("seeds", [[0], pytest.param([0, 1, 2], marks=pytest.mark.long)], ids=["seed 0", "three seeds"])
+def test_accuracy_and_channels_of_the_digits_recipe(root, tmp_path, first_run, seeds):
     shutil.copytree(first_run[0], tmp_path / "seed0")  # a run that is finished is not repeated
     spec = importlib.util.spec_from_file_location("digits_seeds", root / "benchmarks" / "digits_seeds.py")
     benchmark = importlib.util.module_from_spec(spec)
     sys.modules["digits_seeds"] = benchmark
     spec.loader.exec_module(benchmark)
-    result = benchmark.measure([0, 1, 2], tmp_path, quiet=True)
+    result = benchmark.measure(seeds, tmp_path, quiet=True)
     mean, runs = result["mean"], result["seeds"].values()
     assert mean["dense"]["float"] >= 97.0
     assert mean["dense"]["float"] - mean["pruned"]["float"] <= 1.5

@@ -23,10 +23,22 @@ from sca_deploy.pruning.scores import Meter
 SIGNALS = ("weight_gradient", "criticality", "random", "none")
 
 
-def best(ranking: torch.Tensor, count: int) -> torch.Tensor:
-    """A mask over exactly `count` of the best-ranked values; of equal ones the first are taken."""
-    mask = torch.zeros(len(ranking), dtype=torch.bool, device=ranking.device)
-    mask[ranking.argsort(descending=True, stable=True)[:count]] = True
+def best(ranking: torch.Tensor, count: int, ties: torch.Tensor | None = None) -> torch.Tensor:
+    """A mask over exactly `count` of the highest values, found without sorting millions of them.
+
+    Args:
+        ranking: (N,).
+        count: 0 to N.
+        ties: (N,), of equal values those of the highest ties are taken; without them the first.
+    """
+    if count == 0:
+        return torch.zeros(len(ranking), dtype=torch.bool, device=ranking.device)
+    last = ranking.kthvalue(len(ranking) - count + 1).values
+    mask = ranking > last
+    equal = (ranking == last).nonzero().flatten()
+    if ties is not None:
+        equal = equal[ties[equal].argsort(descending=True, stable=True)]
+    mask[equal[: count - int(mask.sum())]] = True
     return mask
 
 
@@ -105,8 +117,8 @@ class WeightMethod(Method):
         inner = int((kept & ~readout).sum())
         regrow = int(inner * self.config.regrow)
         kept &= readout | best(flat.abs().masked_fill(readout, -1.0), inner - regrow)
-        signal = self._signal(update).masked_fill(kept | readout, -torch.inf)
-        return kept, best(signal, regrow)
+        signal, ties = self._signal(update)
+        return kept, best(signal.masked_fill(kept | readout, -torch.inf), regrow, ties)
 
     def is_readout(self) -> torch.Tensor:
         """A mask over all weights that marks those of the last layer."""
@@ -129,8 +141,8 @@ class WeightMethod(Method):
         self.masks = {name: state["masks"][name].to(mask.device) for name, mask in self.masks.items()}
         self._regrown = state["regrown"]
 
-    def _signal(self, update: int) -> torch.Tensor:
-        """What masked weights regrow by; equal values are told apart at random, by the seed."""
+    def _signal(self, update: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """What masked weights regrow by, and by what equal values are told apart: at random, by the seed."""
         generator = torch.Generator().manual_seed(self.plan.seed * 1_000_003 + update)
         parts = []
         scores = _by_weight(self._groups, self.meter.values()) if self.signal == "criticality" else {}
@@ -144,7 +156,7 @@ class WeightMethod(Method):
                 part = torch.zeros_like(weight)
             parts.append(part.flatten())
         flat = torch.cat(parts)
-        return _ranks(flat, torch.rand(len(flat), generator=generator).to(flat.device))
+        return flat, torch.rand(len(flat), generator=generator).to(flat.device)
 
     @torch.no_grad()
     def _zero(self) -> None:
@@ -159,12 +171,3 @@ def _by_weight(groups: list[ChannelGroup], scores: list[torch.Tensor]) -> dict[i
         for weight in group.weights:
             found.setdefault(id(weight), []).append(score)
     return {key: torch.stack(values).mean(0) for key, values in found.items()}
-
-
-def _ranks(values: torch.Tensor, ties: torch.Tensor) -> torch.Tensor:
-    """Whole numbers in the order of `values`, equal ones in the order of `ties`."""
-    order = ties.argsort()
-    order = order[values[order].argsort(stable=True)]
-    ranks = torch.empty(len(values), device=values.device)
-    ranks[order] = torch.arange(len(values), device=values.device, dtype=ranks.dtype)
-    return ranks

@@ -104,6 +104,13 @@ def test_the_best_are_exactly_as_many_as_asked_for_and_of_equal_ones_the_first(v
     assert best(torch.tensor(values), count).nonzero().flatten().tolist() == sorted(chosen)
 
 
+@given(st.lists(st.sampled_from([0.0, 1.0, -torch.inf]), min_size=1, max_size=30), st.data())
+def test_equal_ones_are_told_apart_by_ties(values, data):
+    count, ties = data.draw(st.integers(0, len(values))), data.draw(st.permutations(range(len(values))))
+    chosen = sorted(range(len(values)), key=lambda i: (-values[i], -ties[i]))[:count]
+    assert best(torch.tensor(values), count, torch.tensor(ties)).nonzero().flatten().tolist() == sorted(chosen)
+
+
 @pytest.mark.parametrize("name", UNSTRUCTURED[:-1])
 @pytest.mark.parametrize("optimizer", ["sgd", "adam"])
 def test_exactly_the_scheduled_number_of_weights_is_on_after_every_update(made, name, optimizer):

@@ -135,10 +135,15 @@ def workers(folder: Path) -> set[str]:
     return {lock.read_text() for lock in folder.glob("cells/*/seed*/.lock")} - {""}
 
 
+def half_way(folder: Path) -> bool:
+    """Whether two workers have done half of the cells, and there is one to be killed: its place stays empty."""
+    return len(list(folder.glob("cells/*/seed*/cell.json"))) >= 14 and len(workers(folder)) >= 2 and bool(begun(folder))
+
+
 def kill_a_worker(folder: Path) -> tuple[Path, str]:
-    """Kill a process in the middle of a cell, once both work: the cell, and the log of what it had trained."""
+    """Kill a process in the middle of a cell: the cell, and the log of what it had trained."""
     while True:
-        wait_until(lambda: len(workers(folder)) == 2 and begun(folder), lambda: f"no two workers\n{said(folder)}")
+        wait_until(lambda: half_way(folder), lambda: f"no two workers\n{said(folder)}")
         for cell in begun(folder):
             os.kill(int((cell / ".lock").read_text().split()[1]), signal.SIGKILL)
             time.sleep(0.05)

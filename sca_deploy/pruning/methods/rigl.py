@@ -40,13 +40,13 @@ class RigL(WeightMethod):
         share = self.config.regrow / 2 * (1 + math.cos(math.pi * update / self.schedule.updates))
         sizes = [weight.numel() for weight in self.weights.values()]
         stays, comes = [], []
-        parts = zip(self.masks.values(), flat.split(sizes), self._signal(update).split(sizes), strict=True)
-        for mask, weight, signal in parts:
+        split = (values.split(sizes) for values in (flat, *self._signal(update)))
+        for mask, weight, signal, ties in zip(self.masks.values(), *split, strict=True):
             on = int(mask.sum())
             grown = min(int(share * on), mask.numel() - on)
             kept = best(weight.abs().masked_fill(~mask.flatten(), -1.0), on - grown)
             stays.append(kept)
-            comes.append(best(signal.masked_fill(kept, -torch.inf), grown))
+            comes.append(best(signal.masked_fill(kept, -torch.inf), grown, ties))
         return torch.cat(stays), torch.cat(comes)
 
 
