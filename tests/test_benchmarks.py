@@ -141,6 +141,7 @@ def test_the_forms_of_an_onnx_file_are_measured(root):
 SWEEP = ["--cells", "3", "--empty", "4", "--epochs", "1", "--train-samples", "60", "--test-samples", "20"]
 
 
+@pytest.mark.long
 def test_a_sweep_is_measured_by_one_worker_and_by_two(root):
     pytest.importorskip("ray.tune", reason="ray is not installed")
     command = [sys.executable, root / "benchmarks" / "sweep_scaling.py", *SWEEP, "--json"]
