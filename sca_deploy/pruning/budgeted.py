@@ -24,7 +24,7 @@ from sca_deploy.oracle import Oracle
 from sca_deploy.pruning.activity import Channels
 from sca_deploy.pruning.allocation import ALLOCATED, Edge, Problem, Widths, edges
 from sca_deploy.pruning.cost_model import CostModel
-from sca_deploy.pruning.group import ChannelGroup, Network
+from sca_deploy.pruning.group import ChannelGroup, Network, set_masks
 
 ROUNDS = 12
 """How often masks are chosen, at most, until what is measured fits."""
@@ -134,10 +134,10 @@ class Budgeted:
 
     def refuse(self, costs: Mapping[str, Cost]) -> DoesNotFit:
         """The error of a network that is as small as it gets, and takes more than the budget."""
-        if (layer := unheld(costs)) is not None:
+        if (cost := unheld(costs)) is not None:
             return DoesNotFit(
-                f"the budget cannot be kept: no core can hold layer '{layer.layer}' of the smallest network that was "
-                f"reached ({layer.why})",
+                f"the budget cannot be kept: no core can hold layer '{cost.layer}' of the smallest network that was "
+                f"reached ({cost.why})",
                 "lower prune.floor, or make what it reads smaller",
             )
         over = {name: costs[name] for name, limit in self.budget.items() if costs[name].upper > limit}
@@ -166,7 +166,7 @@ class Budgeted:
             costs = oracle.costs(self._network, self.budget)
             if not self.keeps(costs):
                 raise self.refuse(costs)
-            self._set(before)
+            set_masks(self._groups, before)
 
     def _model(self, ranking: Ranking, oracle: Oracle) -> CostModel:
         groups = []
@@ -214,12 +214,8 @@ class Budgeted:
                 mask[signal.argsort(descending=True, stable=True)[:back]] = 1
             masks.append(mask)
             regrown += back
-        self._set(masks)
+        set_masks(self._groups, masks)
         return regrown
 
     def _masks(self) -> list[torch.Tensor]:
         return [group.mask.cpu().clone() for group in self._groups]
-
-    def _set(self, masks: Sequence[torch.Tensor]) -> None:
-        for group, mask in zip(self._groups, masks, strict=True):
-            group.set_mask(mask)

@@ -14,7 +14,7 @@ from sca_deploy.errors import UsageError
 from sca_deploy.nn.graph_network import GraphNetwork
 from sca_deploy.oracle import Oracle
 from sca_deploy.pruning.budgeted import Budgeted, Ranking
-from sca_deploy.pruning.group import Network
+from sca_deploy.pruning.group import Network, set_masks
 from sca_deploy.pruning.groups import channel_groups
 from sca_deploy.pruning.method import Calibration, Method
 from sca_deploy.pruning.regrowth import Regrowth
@@ -144,7 +144,7 @@ class ChannelMethod(Method):
             else:
                 on = round(wanted.keep * sum(len(s) for s in scores))
                 masks, log["regrown"] = select(scores, signals, on, round(share * on), self.config.floor)
-                self._apply(masks)
+                set_masks(self._groups, masks)
         if self._budget is not None:
             log |= self._watched(self._budget, epoch, scores, calibration.chip)
         self.meter.reset()
@@ -185,7 +185,7 @@ class ChannelMethod(Method):
         else:
             on = round(self.config.keep * sum(len(s) for s in scores))
             masks, _ = select(scores, scores, on, 0, self.config.floor)
-            self._apply(masks)
+            set_masks(self._groups, masks)
         return {"updated": True, "regrown": 0} | self._masks() | {"scores": self._rounded(scores)}
 
     def state_dict(self) -> dict[str, Any]:
@@ -196,10 +196,6 @@ class ChannelMethod(Method):
         """Continue from what `state_dict` gave."""
         self.meter.load_state_dict(state["meter"])
         self.regrowth.load_state_dict(state["regrowth"])
-
-    def _apply(self, masks: Sequence[torch.Tensor]) -> None:
-        for group, mask in zip(self._groups, masks, strict=True):
-            group.set_mask(mask)
 
     def _rounded(self, scores: Sequence[torch.Tensor]) -> dict[str, Any]:
         return self._named([[round(v, 6) for v in score.tolist()] for score in scores])

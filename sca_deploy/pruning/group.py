@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -48,3 +49,9 @@ class ChannelGroup:
         """Switch channels on and off, by 1 and 0 or by booleans, (channels,)."""
         for norm in self.norms:
             norm.mask.copy_(mask)
+
+
+def set_masks(groups: Sequence[ChannelGroup], masks: Sequence[torch.Tensor]) -> None:
+    """Switch the channels of groups on and off, a mask each."""
+    for group, mask in zip(groups, masks, strict=True):
+        group.set_mask(mask)

@@ -23,6 +23,7 @@ from sca_deploy.oracle import Oracle
 from sca_deploy.pruning.allocation import ALLOCATED, Problem
 from sca_deploy.pruning.budgeted import Budgeted, Ranking
 from sca_deploy.pruning.compact import compact
+from sca_deploy.pruning.group import set_masks
 from sca_deploy.pruning.groups import channel_groups
 from sca_deploy.pruning.schedule import Schedule
 from tests.networks import random_layers
@@ -38,11 +39,6 @@ def cut(network, oracle):
 def scores_of(groups, draw):
     rng = np.random.default_rng(draw.getrandbits(32))
     return [torch.from_numpy(rng.exponential(size=group.channels)).float() for group in groups]
-
-
-def set_masks(groups, masks):
-    for group, mask in zip(groups, masks, strict=True):
-        group.set_mask(mask)
 
 
 def masks_of(groups):
